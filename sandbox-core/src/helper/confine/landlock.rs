@@ -1,0 +1,51 @@
+//! A Landlock ruleset that handles every right the kernel knows and grants none: landlock(7).
+//!
+//! Runs in the helper, step 7, after `no_new_privs`, which it demands. Its evidence is a probe: opening `/` works before
+//! and fails after, for no other reason.
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, Ruleset, RulesetAttr, Scope,
+};
+use nix::errno::Errno;
+use rustix::fs::{Mode, OFlags};
+
+use crate::shared::notes::Notes;
+use crate::shared::wire::report::{Call, Step};
+
+/// What came of it.
+pub(crate) struct Applied {
+    /// The kernel's ABI, 0 for none.
+    pub(crate) abi: u32,
+    /// The errno of opening `/`, before and after.
+    pub(crate) probe: (i32, i32),
+}
+
+/// Applies it, and probes.
+pub(crate) fn restrict(notes: &mut Notes) -> Applied {
+    let mut abi = 0;
+    let before = open_root();
+    // The newest that the crate knows; what this kernel does not know of it is left out, and `abi` says how much it knows.
+    let newest = ABI::V10;
+    let ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(newest))
+        .and_then(|ruleset| ruleset.handle_access(AccessNet::from_all(newest)))
+        .and_then(|ruleset| ruleset.scope(Scope::from_all(newest)))
+        .and_then(Ruleset::create)
+        .map_err(|_| Errno::last());
+    if let Some(ruleset) = notes.tried(Step::Landlock, Call::LandlockCreate, ruleset) {
+        let restricted = ruleset.restrict_self().map_err(|_| Errno::last());
+        let status = notes.tried(Step::Landlock, Call::LandlockRestrict, restricted);
+        if let Some(LandlockStatus::Available { effective_abi, kernel_abi }) =
+            status.map(|status| status.landlock)
+        {
+            abi = kernel_abi.unwrap_or(effective_abi as i32);
+        }
+    }
+    Applied { abi: abi.try_into().unwrap_or(0), probe: (before, open_root()) }
+}
+
+fn open_root() -> i32 {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open("/", flags, Mode::empty()).map_or_else(|errno| errno.raw_os_error(), |_| 0)
+}

@@ -1,0 +1,60 @@
+//! Steps 2 to 11, in order. Step 1 is `zygote/clone.rs`.
+//!
+//! Runs in the helper from its first instruction on. Owns the order, which is the security: each step needs a right that a
+//! later one gives up. Never goes back: what failed is reported, and the host decides.
+
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use super::confine::{detach, landlock, no_new_privs, privileges, rlimits, root, seccomp};
+use super::link::Link;
+use super::{load, readback, serve};
+use crate::shared::notes::Notes;
+use crate::shared::sys::inherited;
+use crate::shared::wire::WIRE_VERSION;
+use crate::shared::wire::control::{FromHelper, ToHelper};
+
+/// Confines this process as the host says, loads the plugin, and serves it until the host lets go.
+pub(crate) fn main() -> ! {
+    let _ = rustix::thread::set_name(c"plugin-helper");
+    let Ok(mut link) = Link::inherited() else { inherited::exit_at_once(70) };
+    let Some(ToHelper::Confine(plan)) = link.next_order() else { inherited::exit_at_once(71) };
+    if plan.wire_version != WIRE_VERSION {
+        inherited::exit_at_once(72);
+    }
+    link.set_max_message(plan.max_message_bytes);
+    let mut notes = Notes::default();
+
+    detach::detach(&plan, &mut notes); // 2
+    rlimits::set_all(&plan.rlimits, &mut notes); // 3
+    root::enter(plan.root, &mut notes); // 4
+    privileges::drop_all(plan.ids, &mut notes); // 5
+    no_new_privs::set(&mut notes); // 6
+    let landlock = landlock::restrict(&mut notes); // 7
+    let mut report = readback::report(&landlock);
+    let listener = seccomp::install(plan.seccomp, &mut notes); // 8
+
+    if let Some((listener, killable)) = &listener {
+        report.listener = listener.as_raw_fd();
+        report.killable_wait = *killable;
+    }
+    report.failures = notes.into_failures();
+    link.send(&FromHelper::Report(Box::new(report))); // 9
+    let Some(ToHelper::Load { files }) = link.next_order() else { inherited::exit_at_once(0) };
+    // The host has its own by now; with this one the plugin could answer its own requests.
+    drop(listener);
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    let loaded = load::load(&files); // 10
+
+    let link = Arc::new(link);
+    match loaded {
+        Ok(plugin) => {
+            link.send(&FromHelper::Loaded(Ok(())));
+            serve::serve(&link, plugin) // 11
+        }
+        Err(fault) => {
+            link.send(&FromHelper::Loaded(Err(fault)));
+            inherited::exit_at_once(0)
+        }
+    }
+}

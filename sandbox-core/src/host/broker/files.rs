@@ -1,0 +1,281 @@
+//! Files: resolve once, judge the resolved object, use that object.
+//!
+//! Runs in the host, on a worker. Owns the judgement: which objects are ordinary at all, and what the grants of this moment
+//! say of where an object really is. Never opens anything but an `O_PATH` handle before that.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, fstatfs, openat2};
+
+use super::base;
+use crate::shared::policy::{Grants, Scope, Verdict};
+
+/// File systems whose files are the kernel's: what is read there is not a file's bytes. linux/magic.h
+const KERNELS_OWN: [i64; 22] = [
+    0x9fa0,      // proc
+    0x6265_6572, // sysfs
+    0x0027_e0eb, // cgroup
+    0x6367_7270, // cgroup2
+    0x6462_6720, // debugfs
+    0x7472_6163, // tracefs
+    0x7363_6673, // securityfs
+    0xcafe_4a11, // bpf
+    0x1cd1,      // devpts
+    0xf97c_ff8c, // selinux
+    0x4341_5d53, // smackfs
+    0x6165_676c, // pstore
+    0x6265_6570, // configfs
+    0xde5e_81e4, // efivarfs
+    0x1980_0202, // mqueue
+    0x6e73_6673, // nsfs
+    0x5049_5045, // pipefs
+    0x534f_434b, // sockfs
+    0x0904_1934, // anon_inode
+    0x4249_4e4d, // binfmt_misc
+    0x6573_5543, // fusectl
+    0x5048_4d46, // (reserved by the kernel for pidfs)
+];
+
+/// Where the broker looks: the detached, noexec copy of the host's tree, or the tree itself where there is none.
+pub(crate) struct Tree<'a> {
+    root: BorrowedFd<'a>,
+}
+
+/// An object that was found and judged.
+pub(crate) struct Judged {
+    pub(crate) handle: OwnedFd,
+    pub(crate) stat: Stat,
+    pub(crate) resolved: PathBuf,
+    pub(crate) rule: String,
+}
+
+/// An object that was not to be had.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) errno: Errno,
+    pub(crate) resolved: Option<PathBuf>,
+    pub(crate) rule: String,
+}
+
+impl Refused {
+    fn new(errno: Errno, resolved: Option<PathBuf>, rule: impl Into<String>) -> Self {
+        Self { errno, resolved, rule: rule.into() }
+    }
+}
+
+fn from_rustix(errno: rustix::io::Errno) -> Errno {
+    Errno::from_raw(errno.raw_os_error())
+}
+
+impl<'a> Tree<'a> {
+    pub(crate) fn new(root: BorrowedFd<'a>) -> Self {
+        Self { root }
+    }
+
+    /// A handle of what `path` leads to, opening nothing.
+    fn find(&self, path: &Path, follow: bool) -> Result<OwnedFd, Errno> {
+        let mut flags = OFlags::PATH | OFlags::CLOEXEC;
+        flags.set(OFlags::NOFOLLOW, !follow);
+        // An absolute link stays inside the tree; a magic link leads out of any tree.
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        loop {
+            match openat2(self.root, path, flags, Mode::empty(), resolve) {
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {} // a rename or mount was under way
+                other => return other.map_err(from_rustix),
+            }
+        }
+    }
+
+    /// What `path` leads to, if `grants` open it for reading. `follow`: a link at its end too.
+    pub(crate) fn judge(&self, path: &[u8], follow: bool, grants: &Grants) -> Result<Judged, Refused> {
+        let asked = Path::new(OsStr::from_bytes(path));
+        let handle = match self.find(asked, follow) {
+            Ok(handle) => handle,
+            Err(errno) => return Err(self.not_found(asked, errno, grants)),
+        };
+        let resolved = resolved_path(&handle)
+            .ok_or_else(|| Refused::new(Errno::EACCES, None, "it has no path any more"))?;
+        let refuse = |rule: &str| Refused::new(Errno::EACCES, Some(resolved.clone()), rule);
+        let rule = self.rule_for(&resolved, grants).map_err(|rule| refuse(&rule))?;
+        let stat = fstat(&handle)
+            .map_err(|errno| Refused::new(from_rustix(errno), Some(resolved.clone()), "fstat"))?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if !matches!(kind, FileType::RegularFile | FileType::Directory | FileType::Symlink) {
+            return Err(refuse("no grant reaches devices, FIFOs and sockets"));
+        }
+        let magic = fstatfs(&handle).map_err(|_| refuse("its file system does not say what it is"))?.f_type;
+        if KERNELS_OWN.contains(&magic) {
+            return Err(refuse("no grant reaches the kernel's own file systems"));
+        }
+        Ok(Judged { handle, stat, resolved, rule })
+    }
+
+    /// The decision that opens `resolved`, in words; else the one that does not.
+    fn rule_for(&self, resolved: &Path, grants: &Grants) -> Result<String, String> {
+        if base::covers(resolved.as_os_str().as_bytes()) {
+            return Ok("base profile".to_owned());
+        }
+        // Scopes are followed like paths are: `/var/run` may be a link. The object's own path has no link in it.
+        let real = grants.map_scopes("file-read", |scope| match scope {
+            Scope::Path(path) => {
+                let found = self.find(path, true).ok().and_then(|handle| resolved_path(&handle));
+                found.and_then(|path| Scope::path(path).ok())
+            }
+            Scope::Name(_) => None,
+        });
+        let Ok(scope) = Scope::path(resolved) else { return Err("its path cannot be judged".to_owned()) };
+        match real.judge("file-read", &scope) {
+            Verdict::Granted(grant) => Ok(format!("granted: {grant}")),
+            Verdict::Denied(denial) => Err(format!("denied: {denial}")),
+            Verdict::NotGranted => Err("not granted".to_owned()),
+        }
+    }
+
+    /// The errno of a path that leads nowhere: the true one only where the plugin may look.
+    fn not_found(&self, asked: &Path, errno: Errno, grants: &Grants) -> Refused {
+        let within = |path: &Path| self.rule_for(path, grants);
+        // The nearest folder that exists decides: what is not there cannot be resolved.
+        let mut ancestors = asked.ancestors().skip(1);
+        let nearest =
+            ancestors.find_map(|ancestor| self.find(ancestor, true).ok()).and_then(|h| resolved_path(&h));
+        let here = nearest.map(|nearest| match asked.file_name() {
+            Some(name) => nearest.join(name),
+            None => nearest,
+        });
+        match here.as_deref().map(within) {
+            Some(Ok(rule)) => Refused::new(errno, here, rule),
+            Some(Err(rule)) => Refused::new(Errno::EACCES, None, rule),
+            None => Refused::new(Errno::EACCES, None, "not granted"),
+        }
+    }
+}
+
+impl Judged {
+    /// Opens the very object that was judged, for reading.
+    pub(crate) fn open(&self) -> Result<OwnedFd, Errno> {
+        let again = format!("/proc/self/fd/{}", self.handle.as_fd().as_raw_fd());
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        rustix::fs::open(again, flags, Mode::empty()).map_err(from_rustix)
+    }
+
+    pub(crate) fn kind(&self) -> FileType {
+        FileType::from_raw_mode(self.stat.st_mode)
+    }
+}
+
+/// Where an object is, with every link followed. `None` if it was removed, or is nowhere.
+fn resolved_path(handle: &OwnedFd) -> Option<PathBuf> {
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd())).ok()?;
+    let bytes = path.as_os_str().as_bytes();
+    // The kernel marks a removed one like this; a file that really is called so is not worth the doubt.
+    (bytes.starts_with(b"/") && !bytes.ends_with(b" (deleted)")).then_some(path)
+}
+
+/// A `struct stat` as this architecture's kernel writes it: stat(2).
+pub(crate) fn stat_bytes(stat: &Stat) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(144);
+    bytes.extend(stat.st_dev.to_ne_bytes());
+    bytes.extend(stat.st_ino.to_ne_bytes());
+    #[cfg(target_arch = "x86_64")]
+    {
+        bytes.extend(stat.st_nlink.to_ne_bytes());
+        bytes.extend(stat.st_mode.to_ne_bytes());
+        bytes.extend(stat.st_uid.to_ne_bytes());
+        bytes.extend(stat.st_gid.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(stat.st_rdev.to_ne_bytes());
+        bytes.extend(stat.st_size.to_ne_bytes());
+        bytes.extend(stat.st_blksize.to_ne_bytes());
+        bytes.extend(stat.st_blocks.to_ne_bytes());
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        bytes.extend(stat.st_mode.to_ne_bytes());
+        bytes.extend(stat.st_nlink.to_ne_bytes());
+        bytes.extend(stat.st_uid.to_ne_bytes());
+        bytes.extend(stat.st_gid.to_ne_bytes());
+        bytes.extend(stat.st_rdev.to_ne_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend(stat.st_size.to_ne_bytes());
+        bytes.extend(stat.st_blksize.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(stat.st_blocks.to_ne_bytes());
+    }
+    for (seconds, nanos) in [
+        (stat.st_atime, stat.st_atime_nsec),
+        (stat.st_mtime, stat.st_mtime_nsec),
+        (stat.st_ctime, stat.st_ctime_nsec),
+    ] {
+        bytes.extend(seconds.to_ne_bytes());
+        bytes.extend(nanos.to_ne_bytes());
+    }
+    bytes.resize(if cfg!(target_arch = "x86_64") { 144 } else { 128 }, 0);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shared::policy::PERMISSION_FILE_READ;
+
+    fn host_root() -> OwnedFd {
+        rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap()
+    }
+
+    /// The verdict on `path` under one grant of `scope`.
+    fn judged(scope: &Path, path: &Path) -> Result<PathBuf, Errno> {
+        let root = host_root();
+        let grants = Grants::new([PERMISSION_FILE_READ.scoped_to_path(scope).unwrap()]);
+        let verdict = Tree::new(root.as_fd()).judge(path.as_os_str().as_bytes(), true, &grants);
+        verdict.map(|judged| judged.resolved).map_err(|refused| refused.errno)
+    }
+
+    #[test]
+    fn the_object_is_judged_and_not_the_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = folder.path().canonicalize().unwrap();
+        let (inside, outside) = (base.join("in"), base.join("in2"));
+        std::fs::create_dir(&inside).unwrap();
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::write(inside.join("a"), "a").unwrap();
+        std::fs::write(outside.join("b"), "b").unwrap();
+        std::os::unix::fs::symlink(outside.join("b"), inside.join("out")).unwrap();
+        std::os::unix::fs::symlink(inside.join("a"), outside.join("back")).unwrap();
+        std::os::unix::fs::symlink(&inside, base.join("link")).unwrap();
+
+        assert_eq!(judged(&inside, &inside.join("a")), Ok(inside.join("a")));
+        assert_eq!(judged(&inside, &outside.join("back")), Ok(inside.join("a")), "a link that leads in");
+        assert_eq!(
+            judged(&base.join("link"), &inside.join("a")),
+            Ok(inside.join("a")),
+            "a scope that is a link"
+        );
+        assert_eq!(judged(&inside, &base.join("link/a")), Ok(inside.join("a")));
+        assert_eq!(judged(&inside, &inside.join("out")), Err(Errno::EACCES), "a link that leads out");
+        assert_eq!(judged(&inside, &outside.join("b")), Err(Errno::EACCES), "what merely starts alike");
+        assert_eq!(judged(&inside, &inside.join("../in2/b")), Err(Errno::EACCES));
+        assert_eq!(judged(&inside, &inside.join("none")), Err(Errno::ENOENT), "the truth where it may look");
+        assert_eq!(judged(&inside, &outside.join("none")), Err(Errno::EACCES), "and not where it may not");
+        assert_eq!(judged(&inside, &base.join("nowhere/at/all")), Err(Errno::EACCES));
+    }
+
+    #[test]
+    fn no_grant_reaches_what_is_no_ordinary_file() {
+        for path in [
+            "/proc/self/mem",
+            "/proc/self/environ",
+            "/proc/version",
+            "/sys/kernel/notes",
+            "/dev/mem",
+            "/dev/full",
+        ] {
+            if Path::new(path).exists() {
+                assert_eq!(judged(Path::new("/"), Path::new(path)), Err(Errno::EACCES), "{path}");
+            }
+        }
+    }
+}

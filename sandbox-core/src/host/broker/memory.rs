@@ -1,0 +1,47 @@
+//! Reads what a request points at in the helper's memory, and writes answers there.
+//!
+//! Runs in the host, on a worker. Goes through `/proc/PID/mem` as it was opened when the helper was made: a number may be
+//! another process's by now, that file never is. Everything read is hostile, read once, and bounded.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use nix::errno::Errno;
+
+/// The longest path, its NUL included: PATH_MAX of the kernel.
+const PATH_MAX: usize = 4096;
+const PAGE: u64 = 4096;
+
+/// The path at `address`, without its NUL.
+pub(crate) fn read_path(memory: &File, address: u64) -> Result<Vec<u8>, Errno> {
+    let mut path = Vec::with_capacity(256);
+    let mut at = address;
+    while path.len() < PATH_MAX {
+        // Never past the end of a page: the next one need not be there.
+        let to_page_end = PAGE - at % PAGE;
+        let want = usize::try_from(to_page_end).unwrap_or(PATH_MAX).min(PATH_MAX - path.len()).min(256);
+        let mut piece = [0; 256];
+        let piece = piece.get_mut(..want).ok_or(Errno::EFAULT)?;
+        let got = memory.read_at(piece, at).map_err(|_| Errno::EFAULT)?;
+        let piece = piece.get(..got).filter(|piece| !piece.is_empty()).ok_or(Errno::EFAULT)?;
+        if let Some(nul) = piece.iter().position(|byte| *byte == 0) {
+            path.extend_from_slice(piece.get(..nul).unwrap_or_default());
+            return Ok(path);
+        }
+        path.extend_from_slice(piece);
+        at = at.checked_add(got as u64).ok_or(Errno::EFAULT)?;
+    }
+    Err(Errno::ENAMETOOLONG)
+}
+
+/// The number at `address`.
+pub(crate) fn read_u64(memory: &File, address: u64) -> Result<u64, Errno> {
+    let mut bytes = [0; 8];
+    memory.read_exact_at(&mut bytes, address).map_err(|_| Errno::EFAULT)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+/// Writes `bytes` to `address`.
+pub(crate) fn write(memory: &File, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+    memory.write_all_at(bytes, address).map_err(|_| Errno::EFAULT)
+}

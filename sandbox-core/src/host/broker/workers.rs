@@ -1,0 +1,189 @@
+//! The broker's threads: each waits for any plugin's next notification, serves it, and lets that plugin have its next.
+//!
+//! Runs in the host. Owns that a plugin has at most one worker at a time: its listener is armed for one event, and armed
+//! again when that is served. A worker that one plugin holds up is replaced, within a bound, and the plugin ended.
+
+use std::collections::HashMap;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::requests;
+use crate::error::PluginSandboxError;
+use crate::host::cause::Cause;
+use crate::host::instance::Instance;
+use crate::shared::sys::{seccomp, signals};
+use crate::shared::wire::zygote::HelperId;
+
+/// How many there are.
+const WORKERS: usize = 4;
+
+/// How many there may be when plugins hold some up.
+const MOST_WORKERS: usize = 16;
+
+/// How long one request may take: a path in memory that never comes, a file system that does not answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether one does.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How many requests of one plugin are served before the others have their turn.
+const TURN: usize = 16;
+
+const WAKE: u64 = u64::MAX;
+
+/// The pool.
+pub(crate) struct Workers {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Shared {
+    epoll: OwnedFd,
+    wake: OwnedFd,
+    stop: AtomicBool,
+    plugins: Mutex<HashMap<HelperId, Weak<Instance>>>,
+    busy: Mutex<HashMap<HelperId, Instant>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn io_error(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> PluginSandboxError {
+    move |errno| PluginSandboxError::Io { what, source: errno.into() }
+}
+
+impl Workers {
+    pub(crate) fn new() -> Result<Self, PluginSandboxError> {
+        let epoll =
+            epoll::create(CreateFlags::CLOEXEC).map_err(io_error("making an epoll for the broker"))?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC).map_err(io_error("making an eventfd"))?;
+        // Never read: once it is written, it wakes every worker for good.
+        epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN)
+            .map_err(io_error("watching an eventfd"))?;
+        let stop = AtomicBool::new(false);
+        let shared = Shared { epoll, wake, stop, plugins: Mutex::default(), busy: Mutex::default() };
+        Ok(Self { shared: Arc::new(shared), threads: Mutex::default() })
+    }
+
+    /// Starts the threads.
+    pub(crate) fn start(&self) -> Result<(), PluginSandboxError> {
+        (0..WORKERS).try_for_each(|_| self.add_worker())
+    }
+
+    fn add_worker(&self) -> Result<(), PluginSandboxError> {
+        let shared = Arc::clone(&self.shared);
+        let thread = std::thread::Builder::new()
+            .name("plugin-broker".to_owned())
+            .spawn(move || shared.work())
+            .map_err(|source| PluginSandboxError::Io { what: "starting a broker's thread", source })?;
+        lock(&self.threads).push(thread);
+        Ok(())
+    }
+
+    /// Serves this helper's requests from now on.
+    pub(crate) fn serve(&self, instance: &Arc<Instance>) -> Result<(), PluginSandboxError> {
+        let Some(listener) = instance.listener() else { return Ok(()) };
+        lock(&self.shared.plugins).insert(instance.id, Arc::downgrade(instance));
+        let flags = EventFlags::IN | EventFlags::ONESHOT;
+        let data = EventData::new_u64(instance.id.0.into());
+        epoll::add(&self.shared.epoll, listener, data, flags).map_err(io_error("watching a listener"))
+    }
+
+    /// Ends the plugins whose request has taken too long, and makes up for the workers that they hold.
+    /// Returns when to look again.
+    pub(crate) fn end_stalled(&self) -> Option<Duration> {
+        let stalled: Vec<HelperId> = {
+            let busy = lock(&self.shared.busy);
+            let over = busy.iter().filter(|(_, since)| since.elapsed() >= REQUEST_TIMEOUT);
+            over.map(|(id, _)| *id).collect()
+        };
+        for id in &stalled {
+            if let Some(instance) = self.shared.plugin(*id)
+                && instance.end().is_none()
+            {
+                instance.kill(Some(Cause::Stalled));
+            }
+        }
+        let held = stalled.len().min(MOST_WORKERS - WORKERS);
+        while lock(&self.threads).len() < WORKERS + held && self.add_worker().is_ok() {}
+        (!lock(&self.shared.plugins).is_empty()).then_some(LOOK_INTERVAL)
+    }
+
+    /// Ends the threads. One that is held up inside a system call is left to end by itself.
+    pub(crate) fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Release);
+        let _ = rustix::io::write(&self.shared.wake, &1u64.to_ne_bytes());
+        let free = lock(&self.shared.busy).is_empty();
+        for thread in lock(&self.threads).drain(..) {
+            if free && thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn plugin(&self, id: HelperId) -> Option<Arc<Instance>> {
+        lock(&self.plugins).get(&id)?.upgrade()
+    }
+
+    fn work(&self) {
+        signals::block_all();
+        let mut events = [MaybeUninit::<Event>::uninit(); 1];
+        while !self.stop.load(Ordering::Acquire) {
+            let event = match epoll::wait(&self.epoll, &mut events[..], None) {
+                Ok((events, _)) => events.first().map(|event| (event.data.u64(), event.flags)),
+                Err(rustix::io::Errno::INTR) => None,
+                Err(_) => return,
+            };
+            let Some((data, flags)) = event.filter(|(data, _)| *data != WAKE) else { continue };
+            let id = HelperId(u32::try_from(data).unwrap_or(u32::MAX));
+            let instance = self.plugin(id);
+            match instance {
+                Some(instance) if flags.contains(EventFlags::IN) => self.take_turn(&instance),
+                // Hung up: its helper is gone.
+                _ => drop(lock(&self.plugins).remove(&id)),
+            }
+        }
+    }
+
+    fn take_turn(&self, instance: &Arc<Instance>) {
+        let Some(listener) = instance.listener() else { return };
+        for _ in 0..TURN {
+            match seccomp::receive(listener.as_fd()) {
+                Ok(notification) => {
+                    let began = Instant::now();
+                    lock(&self.busy).insert(instance.id, began);
+                    requests::serve(instance, listener.as_fd(), &notification);
+                    lock(&self.busy).remove(&instance.id);
+                    instance.add_host_time(notification.tid, began.elapsed());
+                }
+                // Its caller is gone; the next may be there.
+                Err(Errno::ENOENT | Errno::EINTR) => {}
+                Err(_) => break,
+            }
+            if !is_ready(listener) {
+                break;
+            }
+        }
+        let flags = EventFlags::IN | EventFlags::ONESHOT;
+        let _ = epoll::modify(&self.epoll, listener, EventData::new_u64(instance.id.0.into()), flags);
+    }
+}
+
+fn is_ready(listener: &OwnedFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut fds = [PollFd::new(listener, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok_and(|ready| ready == 1)
+        && fds.iter().all(|fd| fd.revents().contains(PollFlags::IN))
+}

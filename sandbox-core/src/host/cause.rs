@@ -1,0 +1,180 @@
+//! Why a helper has ended, put together from what the kernel tells and what the host had decided.
+
+use std::fmt;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::lifecycle::Operation;
+
+/// Why a helper has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The host asked for it.
+    Unloaded,
+    /// The plugin called `exit`.
+    Exited {
+        /// The exit code.
+        code: i32,
+    },
+    /// A signal that the plugin raised, or a fault: SIGSEGV, SIGABRT...
+    Signal {
+        /// The signal's number.
+        signal: i32,
+    },
+    /// A system call that no plugin makes by accident: the kernel ended the process with SIGSYS.
+    ForbiddenCall,
+    /// It could not go on without memory over its limit.
+    Memory {
+        /// The limit, in MiB.
+        limit_mb: u64,
+    },
+    /// It used up its CPU time.
+    CpuTime {
+        /// The limit, in seconds.
+        limit_sec: u64,
+    },
+    /// An operation took too long.
+    Deadline {
+        /// The operation.
+        operation: Operation,
+        /// How long it may take.
+        timeout: Duration,
+    },
+    /// It closed its channel to the host.
+    ChannelClosed,
+    /// It said what no helper says.
+    Protocol {
+        /// What was wrong.
+        what: String,
+    },
+    /// A request of its kept a broker's worker from coming to an end.
+    Stalled,
+    /// The zygote ended, and all helpers with it.
+    ZygoteLost,
+}
+
+impl Cause {
+    /// What to do about it, where something can be done.
+    pub fn help(&self) -> Option<String> {
+        Some(match self {
+            Self::Memory { limit_mb } => {
+                format!("if it really needs more than {limit_mb} MiB, raise max_memory_mb")
+            }
+            Self::CpuTime { limit_sec } => format!(
+                "{limit_sec} CPU seconds are for one activation: an honest long-lived plugin wants more, or none \
+                 (max_cpu_time_sec)"
+            ),
+            Self::Deadline { operation, .. } => {
+                let field = match operation {
+                    Operation::Load => "load_timeout",
+                    Operation::Activate => "activate_timeout",
+                    Operation::Call => "call_timeout",
+                    Operation::Deactivate | Operation::Unload => "deactivate_timeout",
+                };
+                format!("if it is not hanging, raise {field}")
+            }
+            Self::ForbiddenCall => {
+                "the plugin, or a library of its, asks for what no plugin gets: ask its vendor".into()
+            }
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unloaded => f.write_str("it was unloaded"),
+            Self::Exited { code } => write!(f, "it exited with code {code}"),
+            Self::Signal { signal } => match Signal::try_from(*signal) {
+                Ok(name) => write!(f, "it was ended by {name}"),
+                Err(_) => write!(f, "it was ended by signal {signal}"),
+            },
+            Self::ForbiddenCall => f.write_str("it made a forbidden system call (SIGSYS)"),
+            Self::Memory { limit_mb } => write!(f, "it ran out of its {limit_mb} MiB of memory"),
+            Self::CpuTime { limit_sec } => write!(f, "it used up its {limit_sec} s of CPU time"),
+            Self::Deadline { operation, timeout } => {
+                write!(f, "its {operation} did not end within {timeout:?}, and it was killed")
+            }
+            Self::ChannelClosed => f.write_str("it closed its channel, and was killed"),
+            Self::Protocol { what } => write!(f, "it broke the protocol ({what}), and was killed"),
+            Self::Stalled => f.write_str("a request of its stalled the broker, and it was killed"),
+            Self::ZygoteLost => f.write_str("the zygote ended, and its helpers with it"),
+        }
+    }
+}
+
+/// What is known about an end.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Evidence {
+    /// What the host had decided before it killed.
+    pub(crate) decided: Option<Cause>,
+    /// Whether the channel was at its end while the helper still lived.
+    pub(crate) channel_closed: bool,
+    /// The limit on memory, in MiB.
+    pub(crate) memory_limit_mb: Option<u64>,
+    /// Whether the last thing printed is an allocator's complaint. The plugin's own words: they only name a cause.
+    pub(crate) said_out_of_memory: bool,
+}
+
+/// The cause behind a wait status.
+pub(crate) fn derive(status: i32, max_rss_kib: u64, evidence: &Evidence) -> Cause {
+    let signal = status & 0x7f;
+    if signal == 0 {
+        let code = (status >> 8) & 0xff;
+        return match &evidence.decided {
+            Some(Cause::Unloaded) => Cause::Unloaded,
+            // It was quicker than the signal.
+            _ => Cause::Exited { code },
+        };
+    }
+    if signal == libc::SIGKILL {
+        return match (&evidence.decided, evidence.channel_closed) {
+            (Some(decided), _) => decided.clone(),
+            (None, true) => Cause::ChannelClosed,
+            (None, false) => Cause::Signal { signal },
+        };
+    }
+    if signal == libc::SIGSYS {
+        return Cause::ForbiddenCall;
+    }
+    if let Some(limit_mb) = evidence.memory_limit_mb {
+        // An abort or a fault of a process that had all but its limit resident, or that said why.
+        let full = max_rss_kib.saturating_mul(10) >= limit_mb.saturating_mul(1024 * 9);
+        let failed = matches!(signal, libc::SIGABRT | libc::SIGSEGV | libc::SIGBUS);
+        if failed && (full || (evidence.said_out_of_memory && signal == libc::SIGABRT)) {
+            return Cause::Memory { limit_mb };
+        }
+    }
+    Cause::Signal { signal }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_is_what_was_decided_or_what_the_kernel_says() {
+        let none = Evidence::default();
+        let limited = Evidence { memory_limit_mb: Some(100), ..Evidence::default() };
+        let deadline = Cause::Deadline { operation: Operation::Call, timeout: Duration::from_secs(5) };
+        let decided = Evidence { decided: Some(deadline.clone()), ..Evidence::default() };
+        let closed = Evidence { channel_closed: true, ..Evidence::default() };
+        for (status, rss, evidence, cause) in [
+            (3 << 8, 0, &none, Cause::Exited { code: 3 }),
+            (libc::SIGSEGV, 0, &none, Cause::Signal { signal: libc::SIGSEGV }),
+            (libc::SIGSEGV | 0x80, 0, &none, Cause::Signal { signal: libc::SIGSEGV }),
+            (libc::SIGSYS, 0, &none, Cause::ForbiddenCall),
+            (libc::SIGKILL, 0, &decided, deadline.clone()),
+            (libc::SIGSEGV, 0, &decided, Cause::Signal { signal: libc::SIGSEGV }),
+            (libc::SIGKILL, 0, &closed, Cause::ChannelClosed),
+            (libc::SIGKILL, 0, &none, Cause::Signal { signal: libc::SIGKILL }),
+            (libc::SIGABRT, 95 << 10, &limited, Cause::Memory { limit_mb: 100 }),
+            (libc::SIGABRT, 20 << 10, &limited, Cause::Signal { signal: libc::SIGABRT }),
+        ] {
+            assert_eq!(derive(status, rss, evidence), cause);
+        }
+    }
+}

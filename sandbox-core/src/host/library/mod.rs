@@ -1,0 +1,16 @@
+//! What the host learns from a plugin's file, and from the libraries that it needs, before anything is loaded.
+//!
+//! Runs in the application's process, on whichever thread loads a plugin: everything here may block on a slow disk.
+//! Owns the bytes: what is checked here is a sealed memory file, and the helper loads that one, not the path.
+//! Never loads, maps or runs a library, and never panics on what a file holds.
+
+mod closure;
+mod elf;
+mod error;
+mod seal;
+mod search;
+
+pub use closure::{ExplainedModule, Limits, Module, closure, explain, extra_modules};
+pub use error::LibraryError;
+pub use seal::SealedLibrary;
+pub use search::SystemFolders;

@@ -1,0 +1,290 @@
+//! From a path to a plugin that waits to be activated: check the file, get a helper, see it confined, let it load.
+//!
+//! Runs in the host, on the thread that asked. Owns that nothing is loaded before every required layer stands.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use plugin_abi::metadata::AbiFingerprint;
+use plugin_abi::{ErrorKind, PluginMetadata};
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::PidfdGetfdFlags;
+
+use super::broker::Served;
+use super::cause::Cause;
+use super::entry::{Entry, Loaded, left_of};
+use super::events::escape;
+use super::instance::{Expect, Instance, Parts, Reply};
+use super::library::{Limits, SealedLibrary, SystemFolders, closure, extra_modules};
+use super::lifecycle::Operation;
+use super::procfs::HostPid;
+use super::report::EnforcementReport;
+use super::runtime::Runtime;
+use super::verify::{self, Seen};
+use super::zygote::Zygote;
+use crate::error::PluginSandboxError;
+use crate::shared::plan::namespaces::UserPlan;
+use crate::shared::plan::{HelperPlan, caps, namespaces, rlimits, seccomp};
+use crate::shared::policy::{PluginId, ResourceLimits};
+use crate::shared::wire::WIRE_VERSION;
+use crate::shared::wire::control::{FaultKind, LoadFault, ToHelper};
+use crate::shared::wire::report::{HelperReport, Step};
+
+/// A file that was checked and can be loaded.
+pub(crate) struct Checked {
+    pub(crate) metadata: PluginMetadata,
+    served: Served,
+    order: Vec<String>,
+}
+
+/// Loads the plugin at `path` into a new helper.
+pub(crate) fn load(entry: &Arc<Entry>, path: &Path) -> Result<Loaded, PluginSandboxError> {
+    let checked = check(entry, path)?;
+    let began = Instant::now();
+    let limits = entry.limits();
+    let runtime = Runtime::shared(entry.program())?;
+    let zygote = runtime.zygote()?;
+    let order = checked.order;
+    let confined = confine(entry, &runtime, &zygote, checked.served, began)?;
+    let Confined { instance, report } = confined;
+    let order = ToHelper::Load { files: order };
+    runtime.core.broker.serve(&instance)?;
+    let left = left_of(limits.load_timeout, began);
+    match instance.transact(Some(&order), Expect::Loaded, Operation::Load, left) {
+        Ok(Reply::Loaded(Ok(()))) => {
+            Ok(Loaded { instance, runtime, report, metadata: Arc::new(checked.metadata) })
+        }
+        Ok(Reply::Loaded(Err(fault))) => {
+            end(&instance);
+            Err(refused(entry.id(), path, fault))
+        }
+        Ok(_) => {
+            end(&instance);
+            Err(ended(entry.id(), Cause::Protocol { what: "another reply".to_owned() }))
+        }
+        Err(cause) => Err(ended(entry.id(), with_timeout(cause, &limits))),
+    }
+}
+
+/// The whole timeout, not what was left of it, is what the embedder knows.
+fn with_timeout(cause: Cause, limits: &ResourceLimits) -> Cause {
+    match cause {
+        Cause::Deadline { operation, .. } => Cause::Deadline { operation, timeout: limits.load_timeout },
+        other => other,
+    }
+}
+
+fn ended(plugin: &PluginId, cause: Cause) -> PluginSandboxError {
+    PluginSandboxError::Ended { plugin: plugin.clone(), operation: Operation::Load, cause }
+}
+
+fn end(instance: &Instance) {
+    instance.kill(Some(Cause::Unloaded));
+    instance.wait_end();
+}
+
+/// The system's library folders, looked up once.
+pub(crate) fn system_folders() -> &'static SystemFolders {
+    static FOLDERS: OnceLock<SystemFolders> = OnceLock::new();
+    FOLDERS.get_or_init(SystemFolders::of_this_system)
+}
+
+/// What a plugin's file says of itself, read without running any of it.
+pub(crate) fn metadata(library: &SealedLibrary) -> Result<PluginMetadata, PluginSandboxError> {
+    let path = || library.path.clone();
+    let section =
+        library.facts.metadata.as_deref().ok_or_else(|| PluginSandboxError::NotAPlugin { path: path() })?;
+    plugin_abi::metadata::decode(section)
+        .map_err(|source| PluginSandboxError::Metadata { path: path(), source })
+}
+
+fn check(entry: &Entry, path: &Path) -> Result<Checked, PluginSandboxError> {
+    let library = SealedLibrary::open(path)?;
+    let metadata = metadata(&library)?;
+    if let Some(difference) = AbiFingerprint::current().difference(&metadata.abi) {
+        return Err(PluginSandboxError::Abi { path: library.path, difference });
+    }
+    let names = entry.policy().modules();
+    let allowed = |soname: &str| names.contains(soname);
+    let system = system_folders();
+    let needed = closure(&library, &allowed, system, Limits::default())?;
+    for module in &needed {
+        let (soname, chain) = (&module.soname, &module.needed_by);
+        tracing::debug!(plugin = %entry.id(), soname, ?chain, sealed = module.sealed, base = module.base, "a module");
+    }
+    // Dependencies first and by their full paths, so that the loader need not search: it then matches by soname.
+    let mut order: Vec<String> =
+        needed.iter().filter_map(|module| module.path.to_str().map(str::to_owned)).collect();
+    let wanted = names.iter().map(String::as_str);
+    let modules = extra_modules(&library, needed, wanted, &allowed, system, Limits::default())?;
+    let place = format!("/plugin/{}.so", entry.id());
+    order.push(place.clone());
+    let served = Served::new(library.fd, &place, modules, system.folders());
+    Ok(Checked { metadata, served, order })
+}
+
+/// A helper that has been confined, and waits.
+pub(crate) struct Confined {
+    pub(crate) instance: Arc<Instance>,
+    pub(crate) report: Arc<EnforcementReport>,
+}
+
+/// Steps 1 to 9: a helper, confined and checked. Fails closed if a required layer does not stand.
+pub(crate) fn confine(
+    entry: &Arc<Entry>,
+    runtime: &Arc<Runtime>,
+    zygote: &Arc<Zygote>,
+    served: Served,
+    began: Instant,
+) -> Result<Confined, PluginSandboxError> {
+    let limits = entry.limits();
+    let (instance, plan) = spawn(entry, runtime, zygote, served, &limits, began)?;
+    let order = ToHelper::Confine(Box::new(plan.clone()));
+    let left = left_of(limits.load_timeout, began);
+    let report = match instance.transact(Some(&order), Expect::Report, Operation::Load, left) {
+        Ok(Reply::Report(report)) => report,
+        Ok(_) => return Err(ended(entry.id(), Cause::Protocol { what: "another reply".to_owned() })),
+        Err(cause) => return Err(ended(entry.id(), with_timeout(cause, &limits))),
+    };
+    if report.wire_version != WIRE_VERSION {
+        end(&instance);
+        let what =
+            format!("the helper program speaks version {}, this host {WIRE_VERSION}", report.wire_version);
+        return Err(ended(entry.id(), Cause::Protocol { what }));
+    }
+    let has_listener = take_broker(entry, &instance, &report);
+    let seen = Seen {
+        plugin: entry.id(),
+        layers: &entry.policy().layers,
+        plan: &plan,
+        zygote,
+        report: &report,
+        pid: instance.pid,
+        has_listener,
+    };
+    let report = Arc::new(verify::verify(&seen));
+    entry.set_report(&report);
+    if let Some(layer) = report.first_lacking() {
+        end(&instance);
+        let why = layer.why_not.clone().unwrap_or_default();
+        return Err(PluginSandboxError::LayerMissing { plugin: entry.id().clone(), layer: layer.layer, why });
+    }
+    Ok(Confined { instance, report })
+}
+
+fn spawn(
+    entry: &Arc<Entry>,
+    runtime: &Arc<Runtime>,
+    zygote: &Arc<Zygote>,
+    served: Served,
+    limits: &ResourceLimits,
+    began: Instant,
+) -> Result<(Arc<Instance>, HelperPlan), PluginSandboxError> {
+    let id = runtime.next_helper();
+    let pipe = || {
+        pipe_with(PipeFlags::CLOEXEC)
+            .map_err(|errno| PluginSandboxError::Io { what: "making a helper's pipes", source: errno.into() })
+    };
+    let ((their_input, input), (output, their_output), (printed, their_printed)) =
+        (pipe()?, pipe()?, pipe()?);
+    for ours in [&input, &output, &printed] {
+        rustix::fs::fcntl_setfl(ours, OFlags::NONBLOCK).map_err(|errno| PluginSandboxError::Io {
+            what: "making a pipe non-blocking",
+            source: errno.into(),
+        })?;
+    }
+    let pidfd = zygote.spawn(id, [their_input, their_output, their_printed], began + limits.load_timeout)?;
+    let confine = |call, errno| PluginSandboxError::Confine {
+        plugin: entry.id().clone(),
+        step: Step::Spawn,
+        call,
+        errno,
+    };
+    let pid = HostPid::of(&pidfd).ok_or_else(|| confine("reading the pidfd's pid", Errno::ESRCH))?;
+    let (user, root) = namespaces::plan(&zygote.launch, zygote.shared_root, zygote.host_is_root);
+    let counts_alone = zygote.host_is_root || user == UserPlan::Own;
+    let plan = HelperPlan {
+        wire_version: WIRE_VERSION,
+        user,
+        root,
+        ids: caps::ids(id.0, zygote.host_is_root, zygote.launch.user_namespace),
+        rlimits: rlimits::plan(limits, counts_alone),
+        seccomp: seccomp::Surroundings { empty_root: root != namespaces::RootPlan::None },
+        max_message_bytes: limits.max_message_bytes,
+    };
+    let instance = Arc::new(Instance::new(Parts {
+        id,
+        pid,
+        pidfd,
+        input,
+        owner: Arc::downgrade(entry),
+        core: Arc::downgrade(&runtime.core),
+        served,
+        tree: tree(zygote)?,
+        max_message_bytes: limits.max_message_bytes,
+        memory_limit_mb: limits.max_memory_mb,
+        cpu_limit_sec: limits.max_cpu_time_sec,
+    }));
+    entry.set_instance(&instance);
+    zygote.enter(id, &instance);
+    runtime.core.reactor.watch(&instance, output, printed)?;
+    Ok((instance, plan))
+}
+
+/// Where the broker looks for files.
+fn tree(zygote: &Zygote) -> Result<Arc<OwnedFd>, PluginSandboxError> {
+    if let Some(tree) = &zygote.file_tree {
+        return Ok(Arc::clone(tree));
+    }
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    root.map(Arc::new).map_err(|errno| PluginSandboxError::Io { what: "opening /", source: errno.into() })
+}
+
+/// Takes the listener, and opens the helper's memory while the kernel still lets the host. Whether both worked.
+fn take_broker(entry: &Entry, instance: &Instance, report: &HelperReport) -> bool {
+    if report.listener < 0 {
+        return false;
+    }
+    let listener =
+        rustix::process::pidfd_getfd(instance.pidfd().as_fd(), report.listener, PidfdGetfdFlags::empty());
+    let memory: std::io::Result<File> =
+        OpenOptions::new().read(true).write(true).open(format!("/proc/{}/mem", instance.pid.0));
+    match (listener, memory) {
+        (Ok(listener), Ok(memory)) => {
+            instance.set_broker(listener, memory);
+            true
+        }
+        (listener, memory) => {
+            let (listener, memory) = (listener.err(), memory.err());
+            tracing::warn!(plugin = %entry.id(), ?listener, ?memory, "the broker cannot be had");
+            false
+        }
+    }
+}
+
+fn refused(plugin: &PluginId, path: &Path, fault: LoadFault) -> PluginSandboxError {
+    let plugin = plugin.clone();
+    match fault {
+        LoadFault::Layout { summary, full } => {
+            tracing::warn!(%plugin, path = %path.display(), layout = %full.escape_debug(), "another layout");
+            let lines: Vec<String> = summary.lines().take(3).map(|line| escape(line.as_bytes())).collect();
+            PluginSandboxError::Abi { path: path.to_owned(), difference: lines.join("\n") }
+        }
+        LoadFault::NoEntry => PluginSandboxError::NotAPlugin { path: path.to_owned() },
+        LoadFault::Dlopen { file, message } => {
+            let message = format!("{}: {}", escape(file.as_bytes()), escape(message.as_bytes()));
+            PluginSandboxError::LoadFailed { plugin, message }
+        }
+        LoadFault::Constructor(fault) => {
+            let kind =
+                if fault.kind == FaultKind::Panicked { ErrorKind::Panicked } else { ErrorKind::Failed };
+            let message = escape(fault.message.as_bytes());
+            PluginSandboxError::PluginFailed { plugin, operation: Operation::Load, kind, message }
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Many plugins under their ids, from any thread.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crossbeam_channel::Receiver;
+
+use super::app::App;
+use super::entry::Entry;
+use super::events::{EventHub, SandboxEvent};
+use super::policy::PluginPolicy;
+use super::sandbox::{PluginHandle, PluginSandbox};
+use crate::error::PluginSandboxError;
+use crate::shared::policy::{PluginId, PluginPermission, ResourceLimits};
+
+/// Holds many plugins, each registered under its id with what it may do, each loaded, called and unloaded on its own.
+///
+/// ```no_run
+/// use sandbox_core::{App, PERMISSION_FILE_READ, PluginPolicy, PluginSandboxManager};
+/// let manager = PluginSandboxManager::new();
+/// manager.register_plugin("thumbs", PluginPolicy::new().permission(PERMISSION_FILE_READ))?;
+/// manager.load_plugin("thumbs", "libthumbs.so")?;
+/// manager.activate_plugin("thumbs", App::new())?;
+/// manager.call("thumbs", "thumbnail", b"...")?;
+/// manager.revoke_permission("thumbs", &PERMISSION_FILE_READ)?;
+/// manager.unload_plugin("thumbs")?;
+/// # Ok::<(), sandbox_core::PluginSandboxError>(())
+/// ```
+#[derive(Default)]
+pub struct PluginSandboxManager {
+    entries: RwLock<HashMap<PluginId, Arc<Entry>>>,
+    hub: Arc<EventHub>,
+    program: Option<PathBuf>,
+}
+
+impl PluginSandboxManager {
+    /// A manager with no plugins. Its helpers are this program itself, run again.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A manager whose helpers are another program that links this library, for hosts whose own image is heavy: the
+    /// `plugin-sandbox-helper` that comes with it, or one of the embedder's.
+    pub fn with_helper_program(path: impl Into<PathBuf>) -> Self {
+        Self { program: Some(path.into()), ..Self::default() }
+    }
+
+    /// Registers a plugin under `id`.
+    ///
+    /// # Errors
+    /// [`AlreadyRegistered`](PluginSandboxError::AlreadyRegistered), [`PluginId`](PluginSandboxError::PluginId),
+    /// [`Limit`](PluginSandboxError::Limit).
+    pub fn register_plugin(&self, id: &str, policy: PluginPolicy) -> Result<(), PluginSandboxError> {
+        let id = PluginId::new(id)?;
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        if entries.contains_key(&id) {
+            return Err(PluginSandboxError::AlreadyRegistered { plugin: id });
+        }
+        let entry = Entry::new(id.clone(), policy, self.program.clone(), Some(Arc::clone(&self.hub)))?;
+        entries.insert(id, Arc::new(entry));
+        Ok(())
+    }
+
+    /// Forgets a plugin, and unloads it first if need be.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin).
+    pub fn unregister_plugin(&self, id: &str) -> Result<(), PluginSandboxError> {
+        let entry = self.entry(id)?;
+        self.entries.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        // It may not be loaded, or crash on its way out: it is gone either way.
+        let _ = entry.unload();
+        Ok(())
+    }
+
+    /// A live view of a registered plugin: what is changed through either is changed in both.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin).
+    pub fn create_sandbox(&self, id: &str) -> Result<PluginSandbox, PluginSandboxError> {
+        self.entry(id).map(|entry| PluginSandbox::of(&entry))
+    }
+
+    /// The ids of all registered plugins, sorted.
+    pub fn plugin_ids(&self) -> Vec<PluginId> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let mut ids: Vec<_> = entries.keys().cloned().collect();
+        ids.sort();
+        ids
+    }
+
+    /// [`PluginSandbox::load_plugin`] of the plugin `id`.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin), and as there.
+    pub fn load_plugin(&self, id: &str, path: impl AsRef<Path>) -> Result<PluginHandle, PluginSandboxError> {
+        self.create_sandbox(id)?.load_plugin(path)
+    }
+
+    /// [`PluginSandbox::activate_plugin`] of the plugin `id`.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin), and as there.
+    pub fn activate_plugin(&self, id: &str, app: impl Into<App>) -> Result<(), PluginSandboxError> {
+        self.entry(id)?.activate(app.into())
+    }
+
+    /// [`PluginSandbox::call`] of the plugin `id`.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin), and as there.
+    pub fn call(&self, id: &str, method: &str, payload: &[u8]) -> Result<Vec<u8>, PluginSandboxError> {
+        self.entry(id)?.call(method, payload)
+    }
+
+    /// [`PluginSandbox::deactivate_plugin`] of the plugin `id`.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin), and as there.
+    pub fn deactivate_plugin(&self, id: &str) -> Result<(), PluginSandboxError> {
+        self.entry(id)?.deactivate()
+    }
+
+    /// [`PluginSandbox::unload_plugin`] of the plugin `id`.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin), and as there.
+    pub fn unload_plugin(&self, id: &str) -> Result<(), PluginSandboxError> {
+        self.entry(id)?.unload()
+    }
+
+    /// What is granted to the plugin `id`.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin).
+    pub fn get_plugin_permissions(&self, id: &str) -> Result<Vec<PluginPermission>, PluginSandboxError> {
+        Ok(self.create_sandbox(id)?.permissions())
+    }
+
+    /// Grants the plugin `id` a permission, in any state; true, also if it is held already.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin).
+    pub fn grant_permission(
+        &self,
+        id: &str,
+        permission: PluginPermission,
+    ) -> Result<bool, PluginSandboxError> {
+        self.entry(id)?.grant(permission);
+        Ok(true)
+    }
+
+    /// [`PluginSandbox::revoke_permission`] of the plugin `id`: whether any of it was held.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin).
+    pub fn revoke_permission(
+        &self,
+        id: &str,
+        permission: &PluginPermission,
+    ) -> Result<bool, PluginSandboxError> {
+        Ok(self.entry(id)?.revoke(permission))
+    }
+
+    /// The limits of the plugin `id`.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin).
+    pub fn get_resource_limits(&self, id: &str) -> Result<ResourceLimits, PluginSandboxError> {
+        Ok(self.entry(id)?.limits())
+    }
+
+    /// [`PluginSandbox::set_resource_limits`] of the plugin `id`.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin), and as there.
+    pub fn set_resource_limits(&self, id: &str, limits: ResourceLimits) -> Result<(), PluginSandboxError> {
+        self.entry(id)?.set_limits(limits)
+    }
+
+    /// The modules that the plugin `id` may load, beside the C library's own.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin).
+    pub fn get_allowed_modules(&self, id: &str) -> Result<Vec<String>, PluginSandboxError> {
+        Ok(self.create_sandbox(id)?.allowed_modules())
+    }
+
+    /// [`PluginSandbox::add_allowed_module`] of the plugin `id`: whether it is new.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin).
+    pub fn add_allowed_module(&self, id: &str, soname: &str) -> Result<bool, PluginSandboxError> {
+        Ok(self.create_sandbox(id)?.add_allowed_module(soname))
+    }
+
+    /// [`PluginSandbox::remove_allowed_module`] of the plugin `id`: whether it was allowed.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin).
+    pub fn remove_allowed_module(&self, id: &str, soname: &str) -> Result<bool, PluginSandboxError> {
+        Ok(self.create_sandbox(id)?.remove_allowed_module(soname))
+    }
+
+    /// The events of all plugins from now on. At most 1024 wait; what is over is counted and reported.
+    pub fn events(&self) -> Receiver<SandboxEvent> {
+        self.hub.subscribe()
+    }
+
+    fn entry(&self, id: &str) -> Result<Arc<Entry>, PluginSandboxError> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        entries.get(id).cloned().ok_or_else(|| {
+            let nearest = entries.keys().map(|known| (distance(id, known.as_str()), known));
+            let nearest =
+                nearest.filter(|(distance, _)| *distance <= 3).min_by_key(|(distance, _)| *distance);
+            PluginSandboxError::UnknownPlugin {
+                plugin: id.chars().take(80).collect(),
+                nearest: nearest.map(|(_, known)| known.clone()),
+            }
+        })
+    }
+}
+
+impl std::fmt::Debug for PluginSandboxManager {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PluginSandboxManager").field("plugins", &self.plugin_ids()).finish()
+    }
+}
+
+/// How many letters to change to make one text the other (Levenshtein); long texts are far from everything.
+fn distance(a: &str, b: &str) -> usize {
+    if a.len() > 64 || b.len() > 64 {
+        return usize::MAX;
+    }
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (cell, y) in row.iter_mut().skip(1).zip(&b) {
+            let change = diagonal + usize::from(x != *y);
+            diagonal = *cell;
+            left = change.min(*cell + 1).min(left + 1);
+            *cell = left;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_known_id_is_named() {
+        assert_eq!(distance("thumbs", "thumbs"), 0);
+        assert_eq!(distance("thumb", "thumbs"), 1);
+        assert_eq!(distance("tumbs", "thumbs"), 1);
+        assert_eq!(distance("kitten", "sitting"), 3);
+        let manager = PluginSandboxManager::new();
+        manager.register_plugin("thumbs", PluginPolicy::new()).unwrap();
+        let unknown = manager.create_sandbox("thumb").unwrap_err();
+        assert_eq!(unknown.help().as_deref(), Some("did you mean \"thumbs\"?"));
+    }
+
+    #[test]
+    fn a_manager_can_be_used_from_any_thread() {
+        fn usable_from_any_thread<T: Send + Sync>() {}
+        usable_from_any_thread::<PluginSandboxManager>();
+        usable_from_any_thread::<PluginSandbox>();
+        usable_from_any_thread::<PluginHandle>();
+    }
+}

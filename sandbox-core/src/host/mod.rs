@@ -1,0 +1,37 @@
+//! The application's process: trusted, threaded.
+//!
+//! Never loads a plugin's library, and reaches zygote and helpers by exec and by `shared::wire` only.
+
+mod app;
+mod broker;
+mod cause;
+mod doctor;
+mod entry;
+mod events;
+mod inspect;
+mod instance;
+pub(crate) mod library;
+mod lifecycle;
+mod load;
+mod manager;
+mod outbox;
+mod policy;
+mod procfs;
+mod reactor;
+mod report;
+mod runtime;
+mod sandbox;
+mod service_pool;
+mod verify;
+mod zygote;
+
+pub use app::{App, ServiceRequest};
+pub use cause::Cause;
+pub use doctor::{Diagnosis, Fact, doctor};
+pub use events::{EventKind, SandboxEvent};
+pub use inspect::{Inspection, inspect, inspect_with};
+pub use lifecycle::{Operation, PluginState};
+pub use manager::PluginSandboxManager;
+pub use policy::PluginPolicy;
+pub use report::{EnforcementReport, LayerReport};
+pub use sandbox::{PluginHandle, PluginSandbox, run};

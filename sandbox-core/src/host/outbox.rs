@@ -1,0 +1,88 @@
+//! What goes to one helper: written at once by whoever has it, as far as the pipe takes it; the rest by the reactor.
+//!
+//! Runs in the host, on application threads and on the reactor. Never blocks, and never lets a SIGPIPE out.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+
+use nix::errno::Errno;
+
+use crate::shared::sys::signals::without_sigpipe;
+
+/// The host's end of a helper's input.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    pipe: OwnedFd,
+    waiting: Mutex<VecDeque<u8>>,
+}
+
+/// What became of a frame.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    All,
+    /// The reactor must wait for the pipe to take more.
+    Partly,
+    /// The helper's end is closed.
+    Closed,
+}
+
+impl Outbox {
+    /// `pipe` must be non-blocking.
+    pub(crate) fn new(pipe: OwnedFd) -> Self {
+        Self { pipe, waiting: Mutex::default() }
+    }
+
+    pub(crate) fn pipe(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+
+    /// Sends a frame behind what still waits.
+    pub(crate) fn send(&self, frame: &[u8]) -> Written {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if !waiting.is_empty() {
+            waiting.extend(frame);
+            return Written::Partly;
+        }
+        let (done, closed) = without_sigpipe(|| write(&self.pipe, frame));
+        if closed {
+            return Written::Closed;
+        }
+        match frame.get(done..) {
+            None | Some([]) => Written::All,
+            Some(rest) => {
+                waiting.extend(rest);
+                Written::Partly
+            }
+        }
+    }
+
+    /// Writes what waits, as far as the pipe takes it. For the reactor, which blocks SIGPIPE.
+    pub(crate) fn flush(&self) -> Written {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let (done, closed) = write(&self.pipe, waiting.make_contiguous());
+        waiting.drain(..done);
+        match (closed, waiting.is_empty()) {
+            (true, _) => Written::Closed,
+            (false, true) => {
+                *waiting = VecDeque::new(); // a large frame's memory is not kept
+                Written::All
+            }
+            (false, false) => Written::Partly,
+        }
+    }
+}
+
+/// How many bytes the pipe took, and whether it is closed.
+fn write(pipe: &OwnedFd, bytes: &[u8]) -> (usize, bool) {
+    let mut done = 0;
+    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+        match nix::unistd::write(pipe, rest) {
+            Ok(n) => done += n,
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => return (done, false),
+            Err(_) => return (done, true),
+        }
+    }
+    (done, false)
+}

@@ -1,0 +1,118 @@
+//! What a plugin is registered with, and the cell in which a running plugin's policy can change.
+
+use std::collections::BTreeSet;
+use std::sync::{PoisonError, RwLock};
+
+use crate::shared::policy::{Grants, LayerPolicy, PluginPermission, ResourceLimits};
+
+/// What a plugin may do: nothing, until something is added.
+///
+/// ```
+/// use sandbox_core::{PERMISSION_FILE_READ, PluginPolicy, ResourceLimits};
+/// let policy = PluginPolicy::new()
+///     .permission(PERMISSION_FILE_READ.scoped_to_path("/srv/photos")?)
+///     .limits(ResourceLimits::default().max_memory_mb(64))
+///     .allow_module("libz.so.1");
+/// # let _ = policy;
+/// # Ok::<(), sandbox_core::PermissionError>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct PluginPolicy {
+    pub(crate) permissions: Vec<PluginPermission>,
+    pub(crate) limits: ResourceLimits,
+    pub(crate) modules: BTreeSet<String>,
+    pub(crate) layers: LayerPolicy,
+}
+
+impl PluginPolicy {
+    /// No permission, the default limits, no module beyond the C library's own, every layer required.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Grants `permission` from the start.
+    #[must_use]
+    pub fn permission(mut self, permission: PluginPermission) -> Self {
+        self.permissions.push(permission);
+        self
+    }
+
+    /// Grants each of `permissions` from the start.
+    #[must_use]
+    pub fn permissions(mut self, permissions: impl IntoIterator<Item = PluginPermission>) -> Self {
+        self.permissions.extend(permissions);
+        self
+    }
+
+    /// Replaces the limits.
+    #[must_use]
+    pub fn limits(mut self, limits: ResourceLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Lets the plugin load the shared library with this soname, such as `libz.so.1`.
+    #[must_use]
+    pub fn allow_module(mut self, soname: impl Into<String>) -> Self {
+        self.modules.insert(soname.into());
+        self
+    }
+
+    /// Lets the plugin load each of these shared libraries.
+    #[must_use]
+    pub fn allow_modules(mut self, sonames: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.modules.extend(sonames.into_iter().map(Into::into));
+        self
+    }
+
+    /// Replaces which layers are insisted on.
+    #[must_use]
+    pub fn layers(mut self, layers: LayerPolicy) -> Self {
+        self.layers = layers;
+        self
+    }
+}
+
+/// A policy that changes under a running plugin: whoever decides reads it at that moment.
+#[derive(Debug)]
+pub(crate) struct PolicyCell {
+    grants: RwLock<Grants>,
+    limits: RwLock<ResourceLimits>,
+    modules: RwLock<BTreeSet<String>>,
+    pub(crate) layers: LayerPolicy,
+}
+
+impl PolicyCell {
+    pub(crate) fn new(policy: PluginPolicy) -> Self {
+        Self {
+            grants: RwLock::new(Grants::new(policy.permissions)),
+            limits: RwLock::new(policy.limits),
+            modules: RwLock::new(policy.modules),
+            layers: policy.layers,
+        }
+    }
+
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&Grants) -> T) -> T {
+        look(&self.grants.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Grants) -> T) -> T {
+        change(&mut self.grants.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn limits(&self) -> ResourceLimits {
+        self.limits.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_limits(&self, limits: ResourceLimits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    pub(crate) fn modules(&self) -> BTreeSet<String> {
+        self.modules.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn change_modules<T>(&self, change: impl FnOnce(&mut BTreeSet<String>) -> T) -> T {
+        change(&mut self.modules.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,276 @@
+//! One thread for all plugins: it reads their channels and what they print, writes what a pipe did not take at once, and
+//! looks at their CPU clocks.
+//!
+//! Runs in the host. Never blocks, opens, connects or resolves; runs no code of the embedder's. Notifications do not come
+//! by here: the broker's workers wait for those themselves.
+
+use std::collections::HashMap;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+
+use super::cause::Cause;
+use super::instance::Instance;
+use super::outbox::Written;
+use crate::error::PluginSandboxError;
+use crate::shared::sys::signals;
+use crate::shared::wire::control::FromHelper;
+use crate::shared::wire::frame::{self, Assembler, ENVELOPE_BYTES};
+use crate::shared::wire::zygote::HelperId;
+
+/// How much is read of one pipe before the others have their turn.
+const READ_BYTES: usize = 64 << 10;
+
+/// Which pipe of which helper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Wake,
+    Output(HelperId),
+    Printed(HelperId),
+    Input(HelperId),
+}
+
+impl Source {
+    fn data(self) -> EventData {
+        EventData::new_u64(match self {
+            Self::Wake => 0,
+            Self::Output(id) => u64::from(id.0) << 2 | 1,
+            Self::Printed(id) => u64::from(id.0) << 2 | 2,
+            Self::Input(id) => u64::from(id.0) << 2 | 3,
+        })
+    }
+
+    fn from_data(data: EventData) -> Self {
+        let data = data.u64();
+        let id = HelperId(u32::try_from(data >> 2).unwrap_or(u32::MAX));
+        match data & 3 {
+            1 => Self::Output(id),
+            2 => Self::Printed(id),
+            3 => Self::Input(id),
+            _ => Self::Wake,
+        }
+    }
+}
+
+/// A helper as the reactor sees it.
+struct Watched {
+    instance: Arc<Instance>,
+    output: Option<OwnedFd>,
+    printed: Option<OwnedFd>,
+    frames: Assembler,
+    cpu_due: Option<Instant>,
+}
+
+/// The handle by which other threads reach the reactor.
+pub(crate) struct Reactor {
+    epoll: OwnedFd,
+    wake: OwnedFd,
+    stop: AtomicBool,
+    watched: Mutex<HashMap<HelperId, Watched>>,
+    cpus: u32,
+}
+
+fn io_error(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> PluginSandboxError {
+    move |errno| PluginSandboxError::Io { what, source: errno.into() }
+}
+
+impl Reactor {
+    pub(crate) fn new() -> Result<Self, PluginSandboxError> {
+        let epoll =
+            epoll::create(CreateFlags::CLOEXEC).map_err(io_error("making an epoll for the reactor"))?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(io_error("making an eventfd"))?;
+        epoll::add(&epoll, &wake, Source::Wake.data(), EventFlags::IN)
+            .map_err(io_error("watching an eventfd"))?;
+        let cpus =
+            std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
+        Ok(Self { epoll, wake, stop: AtomicBool::new(false), watched: Mutex::default(), cpus })
+    }
+
+    fn watched(&self) -> std::sync::MutexGuard<'_, HashMap<HelperId, Watched>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads from this helper from now on. Both ends must be non-blocking.
+    pub(crate) fn watch(
+        &self,
+        instance: &Arc<Instance>,
+        output: OwnedFd,
+        printed: OwnedFd,
+    ) -> Result<(), PluginSandboxError> {
+        let id = instance.id;
+        let max =
+            usize::try_from(instance.max_message_bytes).unwrap_or(usize::MAX).saturating_add(ENVELOPE_BYTES);
+        let mut watched = self.watched();
+        for (pipe, source) in [(&output, Source::Output(id)), (&printed, Source::Printed(id))] {
+            epoll::add(&self.epoll, pipe, source.data(), EventFlags::IN)
+                .map_err(io_error("watching a helper"))?;
+        }
+        watched.insert(
+            id,
+            Watched {
+                instance: Arc::clone(instance),
+                output: Some(output),
+                printed: Some(printed),
+                frames: Assembler::new(max),
+                cpu_due: Some(Instant::now()),
+            },
+        );
+        drop(watched);
+        self.wake();
+        Ok(())
+    }
+
+    /// Writes what waits for this helper as soon as its pipe takes more.
+    pub(crate) fn want_write(&self, instance: &Instance) {
+        let (pipe, data) = (instance.outbox().pipe(), Source::Input(instance.id).data());
+        let flags = EventFlags::OUT | EventFlags::ONESHOT;
+        if epoll::modify(&self.epoll, pipe, data, flags).is_err() {
+            let _ = epoll::add(&self.epoll, pipe, data, flags);
+        }
+    }
+
+    /// Looks at this helper's CPU clock now: its limit has changed.
+    pub(crate) fn recheck_cpu(&self, id: HelperId) {
+        if let Some(watched) = self.watched().get_mut(&id) {
+            watched.cpu_due = Some(Instant::now());
+        }
+        self.wake();
+    }
+
+    /// This helper has ended. What it still has in its pipes is read first.
+    pub(crate) fn forget(&self, id: HelperId) {
+        let gone = self.watched().remove(&id);
+        if let Some(Watched { instance, printed: Some(printed), .. }) = gone {
+            drain_printed(&instance, printed.as_fd());
+        }
+    }
+
+    /// Ends the reactor's thread.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// The reactor's thread.
+    pub(crate) fn run(&self, look_at_workers: impl Fn() -> Option<Duration>) {
+        signals::block_all();
+        let mut buffer = vec![0; READ_BYTES];
+        let mut events = [MaybeUninit::<Event>::uninit(); 64];
+        while !self.stop.load(Ordering::Acquire) {
+            let due = [self.check_cpus(), look_at_workers()].into_iter().flatten().min();
+            let timeout = due.and_then(|due| Timespec::try_from(due).ok());
+            let ready = match epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()) {
+                Ok((ready, _)) => ready,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(errno) => {
+                    tracing::error!(%errno, "the reactor cannot wait any more");
+                    return;
+                }
+            };
+            for event in ready.iter() {
+                match Source::from_data(event.data) {
+                    Source::Wake => drop(rustix::io::read(&self.wake, &mut [0u8; 8][..])),
+                    Source::Output(id) => self.read_output(id, &mut buffer),
+                    Source::Printed(id) => self.read_printed(id, &mut buffer),
+                    Source::Input(id) => self.write_input(id),
+                }
+            }
+        }
+    }
+
+    fn check_cpus(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let mut next: Option<Duration> = None;
+        for watched in self.watched().values_mut() {
+            if watched.cpu_due.is_some_and(|due| due <= now) {
+                watched.cpu_due = watched.instance.check_cpu(self.cpus).map(|wait| now + wait);
+            }
+            if let Some(due) = watched.cpu_due {
+                let wait = due.saturating_duration_since(now);
+                next = Some(next.map_or(wait, |next| next.min(wait)));
+            }
+        }
+        next
+    }
+
+    fn read_output(&self, id: HelperId, buffer: &mut [u8]) {
+        let mut all = self.watched();
+        let Some(Watched { instance, output, frames, .. }) = all.get_mut(&id) else { return };
+        let Some(pipe) = output.as_ref() else { return };
+        let len = match rustix::io::read(pipe, &mut *buffer) {
+            Ok(0) => {
+                *output = None; // closing it takes it out of the epoll too
+                let instance = Arc::clone(instance);
+                drop(all);
+                instance.channel_closed();
+                return;
+            }
+            Ok(len) => len,
+            Err(_) => return,
+        };
+        let mut bodies = Vec::new();
+        let assembled = frames.push(buffer.get(..len).unwrap_or_default(), |body| {
+            bodies.push(body);
+            true
+        });
+        let instance = Arc::clone(instance);
+        drop(all); // what follows takes other locks
+        let mut wrong = None;
+        for body in bodies {
+            wrong = match frame::decode::<FromHelper>(&body) {
+                Ok(message) => instance.receive(message).err().map(str::to_owned),
+                Err(error) => Some(error.to_string()),
+            };
+            if wrong.is_some() {
+                break;
+            }
+        }
+        if let Some(what) = wrong.or(assembled.err().map(|error| error.to_string())) {
+            if let Some(watched) = self.watched().get_mut(&id) {
+                watched.output = None; // nothing more is read from it
+            }
+            instance.kill(Some(Cause::Protocol { what }));
+        }
+    }
+
+    fn read_printed(&self, id: HelperId, buffer: &mut [u8]) {
+        let mut all = self.watched();
+        let Some(Watched { instance, printed, .. }) = all.get_mut(&id) else { return };
+        let Some(pipe) = printed.as_ref() else { return };
+        match rustix::io::read(pipe, &mut *buffer) {
+            Ok(0) => *printed = None, // it may well close these and go on
+            Ok(len) => instance.print(buffer.get(..len).unwrap_or_default()),
+            Err(_) => {}
+        }
+    }
+
+    fn write_input(&self, id: HelperId) {
+        let Some(instance) = self.watched().get(&id).map(|watched| Arc::clone(&watched.instance)) else {
+            return;
+        };
+        if instance.outbox().flush() == Written::Partly {
+            self.want_write(&instance);
+        }
+    }
+}
+
+/// Reads what is left of what an ended helper printed: at most a pipe's worth.
+fn drain_printed(instance: &Instance, printed: BorrowedFd<'_>) {
+    let mut buffer = [0; 4096];
+    for _ in 0..64 {
+        match rustix::io::read(printed, &mut buffer) {
+            Ok(len @ 1..) => instance.print(buffer.get(..len).unwrap_or_default()),
+            _ => return,
+        }
+    }
+}

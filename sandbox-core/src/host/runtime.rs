@@ -1,0 +1,106 @@
+//! The threads and the zygote that all plugins share, for as long as one of their sandboxes lives.
+//!
+//! Runs in the host. Its threads do not grow with plugins: the reactor, the zygote's, and two bounded pools.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::JoinHandle;
+
+use super::broker::Workers;
+use super::reactor::Reactor;
+use super::service_pool::ServicePool;
+use super::zygote::Zygote;
+use crate::error::PluginSandboxError;
+use crate::shared::wire::zygote::HelperId;
+
+/// What threads of ours and helpers' instances reach each other by.
+pub(crate) struct Core {
+    pub(crate) reactor: Reactor,
+    pub(crate) broker: Workers,
+    pub(crate) services: ServicePool,
+    next_helper: AtomicU32,
+}
+
+/// Owns the core's threads and the zygote; ends them when it goes.
+pub(crate) struct Runtime {
+    pub(crate) core: Arc<Core>,
+    program: Option<PathBuf>,
+    zygote: Mutex<Option<Arc<Zygote>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// One runtime for each helper program; nearly always one.
+static RUNTIMES: Mutex<Vec<(Option<PathBuf>, Weak<Runtime>)>> = Mutex::new(Vec::new());
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Runtime {
+    /// The runtime whose helpers are `program`, or this program itself.
+    pub(crate) fn shared(program: Option<PathBuf>) -> Result<Arc<Self>, PluginSandboxError> {
+        let mut runtimes = lock(&RUNTIMES);
+        runtimes.retain(|(_, runtime)| runtime.strong_count() > 0);
+        let living =
+            runtimes.iter().find(|(of, _)| *of == program).and_then(|(_, runtime)| runtime.upgrade());
+        if let Some(runtime) = living {
+            return Ok(runtime);
+        }
+        let runtime = Arc::new(Self::start(program.clone())?);
+        runtimes.push((program, Arc::downgrade(&runtime)));
+        Ok(runtime)
+    }
+
+    fn start(program: Option<PathBuf>) -> Result<Self, PluginSandboxError> {
+        let core = Arc::new(Core {
+            reactor: Reactor::new()?,
+            broker: Workers::new()?,
+            services: ServicePool::new(),
+            next_helper: AtomicU32::new(0),
+        });
+        let for_reactor = Arc::clone(&core);
+        let reactor = std::thread::Builder::new()
+            .name("plugin-reactor".to_owned())
+            .spawn(move || for_reactor.reactor.run(|| for_reactor.broker.end_stalled()))
+            .map_err(|source| PluginSandboxError::Io { what: "starting the reactor's thread", source })?;
+        let runtime = Self { core, program, zygote: Mutex::new(None), threads: Mutex::new(vec![reactor]) };
+        runtime.core.broker.start()?;
+        Ok(runtime)
+    }
+
+    /// A zygote that lives: the first call starts one, and so does the first after its end.
+    pub(crate) fn zygote(&self) -> Result<Arc<Zygote>, PluginSandboxError> {
+        let mut slot = lock(&self.zygote);
+        if let Some(zygote) = slot.as_ref().filter(|zygote| !zygote.is_lost()) {
+            return Ok(Arc::clone(zygote));
+        }
+        let (zygote, thread) = Zygote::start(self.program.clone())?;
+        lock(&self.threads).push(thread);
+        *slot = Some(Arc::clone(&zygote));
+        Ok(zygote)
+    }
+
+    /// An id that no helper of this runtime had before.
+    pub(crate) fn next_helper(&self) -> HelperId {
+        HelperId(self.core.next_helper.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        if let Some(zygote) = lock(&self.zygote).take() {
+            zygote.stop();
+        }
+        self.core.reactor.stop();
+        self.core.broker.stop();
+        self.core.services.stop();
+        let own = std::thread::current().id();
+        for thread in lock(&self.threads).drain(..) {
+            // The last sandbox may be dropped by a service, on a thread of ours: that one ends by itself.
+            if thread.thread().id() != own {
+                let _ = thread.join();
+            }
+        }
+    }
+}

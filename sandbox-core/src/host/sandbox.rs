@@ -1,0 +1,265 @@
+//! One plugin's sandbox, as an embedder holds it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crossbeam_channel::Receiver;
+use plugin_abi::PluginMetadata;
+
+use super::app::App;
+use super::entry::Entry;
+use super::events::SandboxEvent;
+use super::lifecycle::PluginState;
+use super::load;
+use super::policy::PluginPolicy;
+use super::report::EnforcementReport;
+use crate::error::{PermissionDeniedError, PluginSandboxError};
+use crate::shared::policy::{PluginId, PluginPermission, ResourceLimits};
+
+/// The sandbox of one plugin: what it may do, and the helper process that it runs in once it is loaded.
+///
+/// A clone is the same sandbox. When the last clone goes, of one that stands alone, its helper is ended.
+///
+/// ```no_run
+/// use sandbox_core::{App, PERMISSION_FILE_READ, PluginPolicy, PluginSandbox};
+/// let policy = PluginPolicy::new().permission(PERMISSION_FILE_READ.scoped_to_path("/srv/photos")?);
+/// let sandbox = PluginSandbox::new("thumbs", policy)?;
+/// let plugin = sandbox.load_plugin("libthumbs.so")?;
+/// sandbox.activate_plugin(App::new())?;
+/// let picture = plugin.call("thumbnail", b"...")?;
+/// sandbox.deactivate_plugin()?;
+/// sandbox.unload_plugin()?;
+/// # let _ = picture;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct PluginSandbox {
+    entry: Arc<Entry>,
+}
+
+/// A loaded plugin: what it says of itself, and the way to call it. A clone is the same plugin.
+#[derive(Clone, Debug)]
+pub struct PluginHandle {
+    sandbox: PluginSandbox,
+    metadata: Arc<PluginMetadata>,
+    report: Arc<EnforcementReport>,
+}
+
+/// Loads and activates the plugin at `path` with no permission, the default limits and no services.
+///
+/// ```no_run
+/// let plugin = sandbox_core::run("libhello.so")?;
+/// println!("{}", String::from_utf8_lossy(&plugin.call("greet", b"world")?));
+/// # Ok::<(), sandbox_core::PluginSandboxError>(())
+/// ```
+///
+/// # Errors
+/// As [`PluginSandbox::load_plugin`] and [`PluginSandbox::activate_plugin`].
+pub fn run(path: impl AsRef<Path>) -> Result<PluginHandle, PluginSandboxError> {
+    let path = path.as_ref();
+    let library = super::library::SealedLibrary::open(path)?;
+    let sandbox = PluginSandbox::new(&load::metadata(&library)?.id, PluginPolicy::new())?;
+    drop(library);
+    let plugin = sandbox.load_plugin(path)?;
+    sandbox.activate_plugin(())?;
+    Ok(plugin)
+}
+
+impl PluginSandbox {
+    /// A sandbox that stands alone, without a manager.
+    ///
+    /// # Errors
+    /// [`PluginSandboxError::PluginId`] if it cannot be an id, [`PluginSandboxError::Limit`] if a limit is out of range.
+    pub fn new(plugin_id: &str, policy: PluginPolicy) -> Result<Self, PluginSandboxError> {
+        let entry = Entry::new(PluginId::new(plugin_id)?, policy, None, None)?;
+        Ok(Self { entry: Arc::new(entry) })
+    }
+
+    pub(crate) fn of(entry: &Arc<Entry>) -> Self {
+        Self { entry: Arc::clone(entry) }
+    }
+
+    /// The plugin's id.
+    pub fn plugin_id(&self) -> &PluginId {
+        self.entry.id()
+    }
+
+    /// Where the plugin stands at this moment.
+    pub fn state(&self) -> PluginState {
+        self.entry.state()
+    }
+
+    /// Whether the plugin holds `permission`: without a scope, at any scope; with one, whether all of it is covered.
+    pub fn has_permission(&self, permission: &PluginPermission) -> bool {
+        self.entry.policy().read(|grants| grants.holds(permission))
+    }
+
+    /// [`has_permission`](Self::has_permission), with an error for no.
+    ///
+    /// # Errors
+    /// [`PermissionDeniedError`] if it does not hold it.
+    pub fn check_permission(&self, permission: &PluginPermission) -> Result<(), PermissionDeniedError> {
+        if self.has_permission(permission) {
+            return Ok(());
+        }
+        Err(PermissionDeniedError { plugin: self.plugin_id().clone(), permission: permission.clone() })
+    }
+
+    /// What is granted, in the order in which it was.
+    pub fn permissions(&self) -> Vec<PluginPermission> {
+        self.entry.policy().read(|grants| grants.list().to_vec())
+    }
+
+    /// Grants `permission`, in any state; the very next use goes by it. Granting what is held changes nothing.
+    pub fn grant_permission(&self, permission: PluginPermission) {
+        self.entry.grant(permission);
+    }
+
+    /// Withdraws `permission`, in any state. Returns whether any of it was held.
+    ///
+    /// Once this returns the next use is refused. Without a scope it withdraws every scope; a part of a wider grant leaves
+    /// a denial, and only granting that very part lifts it. A file that the plugin already has open stays readable: a
+    /// descriptor cannot be taken back from a live process. To take that too, unload the plugin.
+    pub fn revoke_permission(&self, permission: &PluginPermission) -> bool {
+        self.entry.revoke(permission)
+    }
+
+    /// The limits.
+    pub fn resource_limits(&self) -> ResourceLimits {
+        self.entry.limits()
+    }
+
+    /// Changes the limits, of a running plugin too; timeouts from the next operation on. The size of messages is fixed
+    /// when a plugin is loaded.
+    ///
+    /// # Errors
+    /// [`PluginSandboxError::Limit`] if one is out of its range, or, on a running plugin, more than eight times what it was
+    /// loaded with.
+    pub fn set_resource_limits(&self, limits: ResourceLimits) -> Result<(), PluginSandboxError> {
+        self.entry.set_limits(limits)
+    }
+
+    /// The shared libraries that the plugin may load, by soname, beside the C library's own.
+    pub fn allowed_modules(&self) -> Vec<String> {
+        self.entry.policy().modules().into_iter().collect()
+    }
+
+    /// Allows one more, from the next load on. Returns whether it is new.
+    pub fn add_allowed_module(&self, soname: &str) -> bool {
+        self.entry.policy().change_modules(|modules| modules.insert(soname.to_owned()))
+    }
+
+    /// Allows it no more, from the next load on. Returns whether it was allowed.
+    pub fn remove_allowed_module(&self, soname: &str) -> bool {
+        self.entry.policy().change_modules(|modules| modules.remove(soname))
+    }
+
+    /// Checks the library at `path`, confines a helper for it, and loads it there. From `Registered`, `Unloaded` or
+    /// `Crashed`.
+    ///
+    /// What is loaded are the very bytes that were checked, whatever becomes of the path meanwhile.
+    ///
+    /// # Errors
+    /// [`Library`](PluginSandboxError::Library), [`NotAPlugin`](PluginSandboxError::NotAPlugin),
+    /// [`Metadata`](PluginSandboxError::Metadata) or [`Abi`](PluginSandboxError::Abi) if the file is not right, before any
+    /// of its code has run; [`LayerMissing`](PluginSandboxError::LayerMissing) if a required layer does not stand;
+    /// [`LoadFailed`](PluginSandboxError::LoadFailed), [`PluginFailed`](PluginSandboxError::PluginFailed) or
+    /// [`Ended`](PluginSandboxError::Ended) if the library's own code fails; [`WrongState`](PluginSandboxError::WrongState).
+    pub fn load_plugin(&self, path: impl AsRef<Path>) -> Result<PluginHandle, PluginSandboxError> {
+        let (metadata, report) = self.entry.load(|| load::load(&self.entry, path.as_ref()))?;
+        Ok(PluginHandle { sandbox: self.clone(), metadata, report })
+    }
+
+    /// Activates the plugin and offers it the services of `app`. From `Loaded`.
+    ///
+    /// # Errors
+    /// [`PluginFailed`](PluginSandboxError::PluginFailed) if it says no (it stays loaded),
+    /// [`Ended`](PluginSandboxError::Ended), [`WrongState`](PluginSandboxError::WrongState).
+    pub fn activate_plugin(&self, app: impl Into<App>) -> Result<(), PluginSandboxError> {
+        self.entry.activate(app.into())
+    }
+
+    /// Calls a method of the plugin's. From `Active`. A second caller waits for the first.
+    ///
+    /// # Errors
+    /// [`PluginFailed`](PluginSandboxError::PluginFailed) if it answers with an error or panics (it stays active),
+    /// [`Ended`](PluginSandboxError::Ended), [`MessageTooLarge`](PluginSandboxError::MessageTooLarge),
+    /// [`Reentrant`](PluginSandboxError::Reentrant), [`WrongState`](PluginSandboxError::WrongState).
+    pub fn call(&self, method: &str, payload: &[u8]) -> Result<Vec<u8>, PluginSandboxError> {
+        self.entry.call(method, payload)
+    }
+
+    /// Deactivates the plugin; it stays loaded. From `Active`.
+    ///
+    /// # Errors
+    /// [`PluginFailed`](PluginSandboxError::PluginFailed) if it answers with an error (it is loaded all the same),
+    /// [`Ended`](PluginSandboxError::Ended), [`WrongState`](PluginSandboxError::WrongState).
+    pub fn deactivate_plugin(&self) -> Result<(), PluginSandboxError> {
+        self.entry.deactivate()
+    }
+
+    /// Ends the helper. From `Loaded` and `Active`, also while another thread is in a call, which then fails with
+    /// [`Cause::Unloaded`](crate::Cause::Unloaded).
+    ///
+    /// # Errors
+    /// [`Ended`](PluginSandboxError::Ended) if it crashed, or had to be killed, on its way out: it is unloaded all the same.
+    /// [`WrongState`](PluginSandboxError::WrongState).
+    pub fn unload_plugin(&self) -> Result<(), PluginSandboxError> {
+        self.entry.unload()
+    }
+
+    /// What stands between the plugin and the machine, as of the last load, also of one that failed for it.
+    pub fn enforcement_report(&self) -> Option<EnforcementReport> {
+        self.entry.report().map(|report| (*report).clone())
+    }
+
+    /// The helper's process id, while it lives.
+    pub fn process_id(&self) -> Option<u32> {
+        let instance = self.entry.instance().filter(|instance| instance.end().is_none())?;
+        u32::try_from(instance.pid.0).ok()
+    }
+
+    /// The last 64 KiB of what the plugin has printed, with control characters escaped.
+    pub fn printed(&self) -> String {
+        self.entry.instance().map(|instance| instance.printed()).unwrap_or_default()
+    }
+
+    /// This plugin's events from now on. At most 1024 wait; what is over is counted and reported.
+    pub fn events(&self) -> Receiver<SandboxEvent> {
+        self.entry.hub().subscribe()
+    }
+}
+
+impl std::fmt::Debug for PluginSandbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PluginSandbox")
+            .field("plugin", self.plugin_id())
+            .field("state", &self.state())
+            .finish()
+    }
+}
+
+impl PluginHandle {
+    /// What the plugin says of itself.
+    pub fn metadata(&self) -> &PluginMetadata {
+        &self.metadata
+    }
+
+    /// The sandbox that it runs in.
+    pub fn sandbox(&self) -> &PluginSandbox {
+        &self.sandbox
+    }
+
+    /// Calls a method: [`PluginSandbox::call`].
+    ///
+    /// # Errors
+    /// As [`PluginSandbox::call`].
+    pub fn call(&self, method: &str, payload: &[u8]) -> Result<Vec<u8>, PluginSandboxError> {
+        self.sandbox.call(method, payload)
+    }
+
+    /// What stands between it and the machine.
+    pub fn report(&self) -> &EnforcementReport {
+        &self.report
+    }
+}

@@ -1,0 +1,239 @@
+//! Starts the launcher and the zygote behind it, asks it for helpers, and hears how they end. Seen from outside: by exec
+//! and by `shared::wire`.
+//!
+//! Runs in the host, on a thread of its own that lives as long as the zygote: the parent-death signal is that thread's.
+//! Never forks: the launcher is started by the standard library.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender, bounded};
+use nix::errno::Errno;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
+
+use super::instance::Instance;
+use crate::entry::Role;
+use crate::error::PluginSandboxError;
+use crate::shared::sys::signals;
+use crate::shared::wire::WIRE_VERSION;
+use crate::shared::wire::packets;
+use crate::shared::wire::report::Failure;
+use crate::shared::wire::zygote::{FromZygote, HelperId, Launch, ToZygote};
+
+/// How long the zygote may take to be ready.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A running zygote.
+#[derive(Debug)]
+pub(crate) struct Zygote {
+    socket: OwnedFd,
+    pub(crate) launch: Launch,
+    pub(crate) failures: Vec<Failure>,
+    pub(crate) shared_root: bool,
+    /// The host's file tree, read-only and noexec, detached.
+    pub(crate) file_tree: Option<Arc<OwnedFd>>,
+    pub(crate) host_is_root: bool,
+    book: Mutex<Book>,
+}
+
+/// Who waits for what.
+#[derive(Debug, Default)]
+struct Book {
+    lost: bool,
+    spawning: HashMap<HelperId, Sender<Result<OwnedFd, Errno>>>,
+    living: HashMap<HelperId, Weak<Instance>>,
+    /// Ends that came before their instance was entered.
+    early: HashMap<HelperId, (i32, u64)>,
+}
+
+fn failed(what: &'static str) -> impl FnOnce(Errno) -> PluginSandboxError {
+    move |errno| PluginSandboxError::Zygote { what, errno }
+}
+
+fn from_rustix(errno: rustix::io::Errno) -> Errno {
+    Errno::from_raw(errno.raw_os_error())
+}
+
+impl Zygote {
+    /// Starts one, on a thread that hears it until its end.
+    pub(crate) fn start(program: Option<PathBuf>) -> Result<(Arc<Self>, JoinHandle<()>), PluginSandboxError> {
+        let (ready, started) = bounded(1);
+        let hear = move || {
+            signals::block_all();
+            match start(program) {
+                Ok((zygote, pidfd)) => {
+                    let zygote = Arc::new(zygote);
+                    if ready.send(Ok(Arc::clone(&zygote))).is_ok() {
+                        zygote.hear();
+                    }
+                    drop(zygote);
+                    // ECHILD is an answer: the application may reap what it likes.
+                    let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("plugin-zygote".to_owned())
+            .spawn(hear)
+            .map_err(|source| PluginSandboxError::Io { what: "starting a thread for the zygote", source })?;
+        let zygote = started.recv_timeout(START_TIMEOUT).unwrap_or(Err(PluginSandboxError::Zygote {
+            what: "it is not ready in time",
+            errno: Errno::ETIMEDOUT,
+        }))?;
+        Ok((zygote, thread))
+    }
+
+    /// Asks for a helper, which gets `ends`: input, output, and what it prints.
+    pub(crate) fn spawn(
+        &self,
+        id: HelperId,
+        ends: [OwnedFd; 3],
+        deadline: Instant,
+    ) -> Result<OwnedFd, PluginSandboxError> {
+        let (done, spawned) = bounded(1);
+        {
+            let mut book = self.book();
+            if book.lost {
+                return Err(PluginSandboxError::Zygote { what: "it has ended", errno: Errno::EPIPE });
+            }
+            book.spawning.insert(id, done);
+        }
+        let ends = ends.each_ref().map(AsFd::as_fd);
+        packets::send(self.socket.as_fd(), &ToZygote::Spawn { id }, &ends)
+            .map_err(failed("asking for a helper"))?;
+        let spawned: Result<_, _> = spawned.recv_deadline(deadline);
+        let late = PluginSandboxError::Zygote { what: "it gave no helper in time", errno: Errno::ETIMEDOUT };
+        self.book().spawning.remove(&id);
+        spawned.map_err(|_| late)?.map_err(failed("cloning a helper"))
+    }
+
+    /// From now on the end of the helper `id` is `instance`'s.
+    pub(crate) fn enter(&self, id: HelperId, instance: &Arc<Instance>) {
+        let mut book = self.book();
+        if let Some((status, max_rss_kib)) = book.early.remove(&id) {
+            drop(book);
+            instance.has_exited(status, max_rss_kib);
+        } else if book.lost {
+            drop(book);
+            instance.zygote_lost();
+        } else {
+            book.living.insert(id, Arc::downgrade(instance));
+        }
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.book().lost
+    }
+
+    /// Ends it, and every helper with it.
+    pub(crate) fn stop(&self) {
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+    }
+
+    fn book(&self) -> std::sync::MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hear(&self) {
+        while let Ok(Some((message, mut descriptors))) = packets::receive::<FromZygote>(self.socket.as_fd()) {
+            match message {
+                FromZygote::Spawned { id } => {
+                    let waiting = self.book().spawning.remove(&id);
+                    if let (Some(waiting), Some(pidfd)) = (waiting, descriptors.pop()) {
+                        let _ = waiting.send(Ok(pidfd));
+                    }
+                }
+                FromZygote::SpawnFailed { id, errno } => {
+                    if let Some(waiting) = self.book().spawning.remove(&id) {
+                        let _ = waiting.send(Err(Errno::from_raw(errno)));
+                    }
+                }
+                FromZygote::Exited { id, status, max_rss_kib } => {
+                    let mut book = self.book();
+                    match book.living.remove(&id) {
+                        Some(instance) => {
+                            drop(book);
+                            if let Some(instance) = instance.upgrade() {
+                                instance.has_exited(status, max_rss_kib);
+                            }
+                        }
+                        None => drop(book.early.insert(id, (status, max_rss_kib))),
+                    }
+                }
+                FromZygote::Launched(_) | FromZygote::Ready { .. } | FromZygote::LaunchFailed { .. } => break,
+            }
+        }
+        let mut book = self.book();
+        book.lost = true;
+        let living: Vec<_> = book.living.drain().filter_map(|(_, instance)| instance.upgrade()).collect();
+        book.spawning.clear();
+        book.early.clear();
+        drop(book);
+        living.iter().for_each(|instance| instance.zygote_lost());
+    }
+}
+
+/// The launcher's whole life, then the zygote's first word. Returns the zygote and its pidfd.
+fn start(program: Option<PathBuf>) -> Result<(Zygote, OwnedFd), PluginSandboxError> {
+    let flags = SocketFlags::CLOEXEC;
+    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+        .map_err(|errno| failed("making its socket")(from_rustix(errno)))?;
+    // By way of /proc, so that an image which was replaced or removed meanwhile still is this very one.
+    let program = program.unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
+    let mut command = Command::new(program);
+    command.arg0("plugin-launcher").arg(Role::Launcher.mark().to_string_lossy().as_ref()).env_clear();
+    command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
+    let launcher =
+        command.spawn().map_err(|source| PluginSandboxError::Io { what: "starting the launcher", source })?;
+    // The launcher's copy of the socket must be the only other one, so that its end is heard.
+    drop(command);
+    // Held while it waits for the first word, so that nobody can have reaped it: the number is still its own.
+    let launcher = pidfd(launcher.id());
+    let hello = ToZygote::Hello { wire_version: WIRE_VERSION };
+    packets::send(ours.as_fd(), &hello, &[]).map_err(failed("greeting the launcher"))?;
+    let launched =
+        receive(&ours, "the launcher ended before it was done: does this program link sandbox-core?");
+    if let Some(launcher) = launcher {
+        let _ = waitid(Id::PIDFd(launcher.as_fd()), WaitPidFlag::WEXITED);
+    }
+    let (launch, pidfd) = match launched? {
+        (FromZygote::Launched(launch), mut descriptors) => (launch, descriptors.pop()),
+        (FromZygote::LaunchFailed { errno }, _) => return Err(failed("cloning it")(Errno::from_raw(errno))),
+        _ => return Err(failed("the launcher said something else")(Errno::EPROTO)),
+    };
+    let pidfd = pidfd.ok_or_else(|| failed("the launcher sent no pidfd")(Errno::EPROTO))?;
+    packets::send(ours.as_fd(), &hello, &[]).map_err(failed("greeting it"))?;
+    let (ready, mut descriptors) = receive(&ours, "it ended before it was ready")?;
+    let FromZygote::Ready { failures, shared_root, file_tree } = ready else {
+        return Err(failed("it said something else")(Errno::EPROTO));
+    };
+    let file_tree = if file_tree { descriptors.pop().map(Arc::new) } else { None };
+    let host_is_root = rustix::process::geteuid().is_root();
+    let book = Mutex::default();
+    tracing::debug!(?launch, shared_root, "the zygote is ready, pidfd {}", pidfd.as_raw_fd());
+    Ok((Zygote { socket: ours, launch, failures, shared_root, file_tree, host_is_root, book }, pidfd))
+}
+
+fn receive(socket: &OwnedFd, what: &'static str) -> Result<(FromZygote, Vec<OwnedFd>), PluginSandboxError> {
+    // A program that does not become a launcher would never answer: it must not be waited for without an end.
+    let timeout = Some(START_TIMEOUT);
+    rustix::net::sockopt::set_socket_timeout(socket, rustix::net::sockopt::Timeout::Recv, timeout)
+        .map_err(|errno| failed("setting a timeout")(from_rustix(errno)))?;
+    let received = packets::receive::<FromZygote>(socket.as_fd());
+    let _ = rustix::net::sockopt::set_socket_timeout(socket, rustix::net::sockopt::Timeout::Recv, None);
+    received.map_err(failed(what))?.ok_or_else(|| failed(what)(Errno::ECONNRESET))
+}
+
+fn pidfd(pid: u32) -> Option<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
+}

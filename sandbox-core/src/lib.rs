@@ -1,0 +1,48 @@
+//! Loads native plugins that a host does not have to trust, each in a confined process of its own.
+//!
+//! A plugin is a shared library made with `plugin_abi::export_plugin!`. It is loaded by a *helper*: a process that has
+//! given up every authority before the first line of the library runs. What the plugin may reach afterwards goes through
+//! the *broker* in the host, which decides by the permissions of that moment.
+//!
+//! ```no_run
+//! use sandbox_core::{App, PERMISSION_FILE_READ, PluginPolicy, PluginSandboxManager, ResourceLimits};
+//! use std::time::Duration;
+//!
+//! let manager = PluginSandboxManager::new();
+//! let policy = PluginPolicy::new()
+//!     .permission(PERMISSION_FILE_READ.scoped_to_path("/srv/photos")?)
+//!     .limits(ResourceLimits::default().max_memory_mb(64).call_timeout(Duration::from_secs(2)));
+//! manager.register_plugin("thumbs", policy)?;
+//! let plugin = manager.load_plugin("thumbs", "libthumbs.so")?;
+//! println!("{}", plugin.report());
+//! manager.activate_plugin("thumbs", App::new())?;
+//! let picture = plugin.call("thumbnail", b"...")?;
+//! # let _ = picture;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Linux 5.15 and newer, x86-64 and aarch64. What is promised, and what is not, stands in SECURITY.md; what this machine
+//! can enforce, [`doctor`] tells.
+
+mod entry;
+mod error;
+mod helper;
+mod host;
+mod shared;
+mod zygote;
+
+pub use entry::become_helper_if_asked;
+pub use error::{PermissionDeniedError, PluginSandboxError};
+pub use host::library::{ExplainedModule, LibraryError};
+pub use host::{
+    App, Cause, Diagnosis, EnforcementReport, EventKind, Fact, Inspection, LayerReport, Operation,
+    PluginHandle, PluginPolicy, PluginSandbox, PluginSandboxManager, PluginState, SandboxEvent,
+    ServiceRequest, doctor, inspect, inspect_with, run,
+};
+pub use plugin_abi::{ErrorKind, PluginMetadata};
+pub use shared::policy::{
+    Demand, Layer, LayerPolicy, LimitError, PERMISSION_FILE_READ, PERMISSION_FILE_WRITE, PERMISSION_NETWORK,
+    PERMISSION_PLUGIN, PERMISSION_PROCESS, PERMISSION_SYSTEM, PERMISSION_UI, PermissionError, PluginId,
+    PluginIdError, PluginPermission, ResourceLimits, STANDARD_PERMISSIONS, Scope, ScopeError,
+};
+pub use shared::wire::report::Step;

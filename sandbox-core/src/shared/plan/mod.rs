@@ -1,0 +1,22 @@
+//! Policy and kernel facts in, what each layer must be out. Pure: no system call is made here.
+//!
+//! Runs in the host, which makes the plan, and in the helper, which carries it out.
+
+pub(crate) mod caps;
+pub(crate) mod namespaces;
+pub(crate) mod rlimits;
+pub(crate) mod seccomp;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything a helper needs to know to confine itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HelperPlan {
+    pub(crate) wire_version: u32,
+    pub(crate) user: namespaces::UserPlan,
+    pub(crate) root: namespaces::RootPlan,
+    pub(crate) ids: Option<caps::Ids>,
+    pub(crate) rlimits: Vec<rlimits::Rlimit>,
+    pub(crate) seccomp: seccomp::Surroundings,
+    pub(crate) max_message_bytes: u64,
+}

@@ -1,0 +1,110 @@
+//! Resource limits as the kernel is told them: getrlimit(2).
+
+use rustix::process::Resource as Kernel;
+use serde::{Deserialize, Serialize};
+
+use crate::shared::policy::ResourceLimits;
+
+/// Descriptors of the sandbox's own in a helper: standard input and output, errors, and the channel's two.
+pub(crate) const OWN_DESCRIPTORS: u64 = 5;
+
+/// Memory of the sandbox's own in a helper that its limit must not count: the image's data, the allocator's start.
+const OWN_MEMORY_MB: u64 = 4;
+
+/// How far above its limit a plugin may later be raised without a new load.
+const CEILING: u64 = 8;
+
+/// A resource whose limit a helper sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Resource {
+    AddressSpace,
+    Data,
+    OpenFiles,
+    Processes,
+    CoreDump,
+    FileSize,
+    LockedMemory,
+    MessageQueues,
+    RealTimePriority,
+    Nice,
+}
+
+impl Resource {
+    /// The kernel's own name for it.
+    pub(crate) fn kernel(self) -> Kernel {
+        match self {
+            Self::AddressSpace => Kernel::As,
+            Self::Data => Kernel::Data,
+            Self::OpenFiles => Kernel::Nofile,
+            Self::Processes => Kernel::Nproc,
+            Self::CoreDump => Kernel::Core,
+            Self::FileSize => Kernel::Fsize,
+            Self::LockedMemory => Kernel::Memlock,
+            Self::MessageQueues => Kernel::Msgqueue,
+            Self::RealTimePriority => Kernel::Rtprio,
+            Self::Nice => Kernel::Nice,
+        }
+    }
+
+    /// Whether its limit is one that an embedder sets, and may change while the plugin runs.
+    pub(crate) fn is_settable(self) -> bool {
+        matches!(self, Self::AddressSpace | Self::Data | Self::OpenFiles | Self::Processes)
+    }
+}
+
+/// One limit; `None` leaves that bound as the host has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Rlimit {
+    pub(crate) resource: Resource,
+    pub(crate) soft: Option<u64>,
+    pub(crate) hard: Option<u64>,
+}
+
+/// What the kernel is told for `limits`. `counts_alone`: whether `RLIMIT_NPROC` counts this helper only, and not every
+/// process of the host's user.
+pub(crate) fn plan(limits: &ResourceLimits, counts_alone: bool) -> Vec<Rlimit> {
+    let bounded =
+        |resource, soft: Option<u64>| Rlimit { resource, soft, hard: soft.map(|soft| soft * CEILING) };
+    let nothing = |resource| Rlimit { resource, soft: Some(0), hard: Some(0) };
+    let data = limits.max_memory_mb.map(|mb| (mb + OWN_MEMORY_MB) << 20);
+    let mut plan = vec![
+        bounded(Resource::Data, data),
+        // Looser: reserved but unused address space (a C library's arenas, thread stacks) is not memory.
+        bounded(Resource::AddressSpace, data.map(|data| data * 4 + (4 << 30))),
+        bounded(Resource::OpenFiles, limits.max_file_handles.map(|handles| handles + OWN_DESCRIPTORS)),
+        nothing(Resource::CoreDump),
+        // Nothing in a helper is opened for writing.
+        nothing(Resource::FileSize),
+        nothing(Resource::LockedMemory),
+        nothing(Resource::MessageQueues),
+        nothing(Resource::RealTimePriority),
+        nothing(Resource::Nice),
+    ];
+    if counts_alone {
+        plan.push(bounded(Resource::Processes, limits.max_threads.map(|threads| threads + 1)));
+    }
+    plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sandboxs_own_descriptors_and_memory_do_not_count() {
+        let plan = plan(&ResourceLimits::default(), true);
+        let soft = |resource| plan.iter().find(|limit| limit.resource == resource).unwrap().soft;
+        assert_eq!(soft(Resource::OpenFiles), Some(15));
+        assert_eq!(soft(Resource::Data), Some(104 << 20));
+        assert_eq!(soft(Resource::Processes), Some(17));
+        assert_eq!(soft(Resource::CoreDump), Some(0));
+    }
+
+    #[test]
+    fn an_unlimited_plugin_still_dumps_no_core() {
+        let limits = ResourceLimits::default().max_memory_mb(None).max_file_handles(None);
+        let plan = plan(&limits, false);
+        assert!(plan.contains(&Rlimit { resource: Resource::CoreDump, soft: Some(0), hard: Some(0) }));
+        assert!(plan.contains(&Rlimit { resource: Resource::Data, soft: None, hard: None }));
+    }
+}

@@ -1,0 +1,614 @@
+//! The final filter: what becomes of each system call, as one table, and the programs that say so.
+//!
+//! Pure. Owns the verdict on every call. Three programs are stacked, of which the kernel takes the strictest answer
+//! (seccomp(2)): one kills, one knows what exists at all, one sends to the broker.
+
+use std::collections::BTreeMap;
+
+use seccompiler::SeccompCmpOp::{Eq, MaskedEq, Ne};
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::shared::sys::seccomp::sock_filter;
+
+/// What the filter must know of the place that it will stand in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Surroundings {
+    /// Whether the helper sees an empty tree. Without one, a stat by descriptor could name any of the host's files.
+    pub(crate) empty_root: bool,
+}
+
+/// What becomes of a system call.
+#[derive(Debug, Clone)]
+enum Verdict {
+    /// It goes ahead.
+    Allow,
+    /// It waits for the broker.
+    Ask,
+    /// It waits for the broker if all conditions of one of the lists hold, and goes ahead otherwise.
+    AskIf(Vec<Vec<SeccompCondition>>),
+    /// The process ends: nobody tries this by accident.
+    Kill,
+}
+
+/// The programs, in the order in which they are installed: each would refuse the installing of the one before it.
+pub(crate) struct Programs {
+    /// Sends to the broker; comes with the listener.
+    pub(crate) notify: Vec<sock_filter>,
+    /// ENOSYS for what is not in the table, so that the next C library's next call falls back.
+    pub(crate) known: Vec<sock_filter>,
+    /// Ends the process; also for another architecture's calls and x32's.
+    pub(crate) kill: Vec<sock_filter>,
+}
+
+/// seccompiler has no user notification: this data of its `Trace` marks the place where one goes.
+const MARKER: u32 = 0x5a5a;
+const X32_SYSCALL_BIT: u32 = 0x4000_0000;
+
+const THREAD_FLAGS: u64 = (libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM
+    | libc::CLONE_SETTLS
+    | libc::CLONE_PARENT_SETTID
+    | libc::CLONE_CHILD_CLEARTID) as u64; // what glibc's pthread_create(3) asks for
+const THREAD_FLAGS_MUSL: u64 = THREAD_FLAGS | libc::CLONE_DETACHED as u64;
+
+/// prctl(2) options that only tell, or only name things.
+const PRCTL_HARMLESS: [i32; 6] = [
+    libc::PR_SET_NAME,
+    libc::PR_GET_NAME,
+    libc::PR_GET_DUMPABLE,
+    libc::PR_SET_VMA,
+    libc::PR_GET_NO_NEW_PRIVS,
+    libc::PR_SET_DUMPABLE, // only to become undumpable: see its own condition
+];
+const FCNTL_HARMLESS: [i32; 12] = [
+    libc::F_DUPFD,
+    libc::F_DUPFD_CLOEXEC,
+    libc::F_GETFD,
+    libc::F_SETFD,
+    libc::F_GETFL,
+    libc::F_SETFL,
+    libc::F_GETLK,
+    libc::F_SETLK,
+    libc::F_SETLKW,
+    libc::F_GETPIPE_SZ,
+    libc::F_GET_SEALS,
+    libc::F_OFD_GETLK,
+];
+const IOCTL_HARMLESS: [u64; 6] =
+    [libc::FIONBIO, libc::FIOCLEX, libc::FIONCLEX, libc::FIONREAD, libc::TCGETS, libc::TIOCGWINSZ];
+
+/// Both halves of a register count, whatever width the kernel reads: garbage above an int is not the value compared.
+fn arg(index: u8, op: seccompiler::SeccompCmpOp, value: u64) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(index, SeccompCmpArgLen::Qword, op, value)
+}
+
+/// Holds if argument `index` is none of `values`.
+fn none_of(index: u8, values: impl IntoIterator<Item = u64>) -> Result<Vec<SeccompCondition>, BackendError> {
+    values.into_iter().map(|value| arg(index, Ne, value)).collect()
+}
+
+fn table(around: Surroundings, own_pid: u32) -> Result<BTreeMap<i64, Verdict>, BackendError> {
+    use Verdict::{Allow, Ask, AskIf, Kill};
+    let own = u64::from(own_pid);
+    let mut table = BTreeMap::new();
+    let mut row = |calls: &[libc::c_long], verdict: Verdict| {
+        table.extend(calls.iter().map(|nr| (*nr, verdict.clone())));
+    };
+
+    // Memory, threads, time, descriptors that are already held: they reach nothing outside the process.
+    row(
+        &[
+            libc::SYS_read,
+            libc::SYS_write,
+            libc::SYS_readv,
+            libc::SYS_writev,
+            libc::SYS_pread64,
+            libc::SYS_pwrite64,
+            libc::SYS_preadv,
+            libc::SYS_pwritev,
+            libc::SYS_lseek,
+            libc::SYS_close,
+            libc::SYS_close_range,
+            libc::SYS_fstat,
+            libc::SYS_dup,
+            libc::SYS_dup3,
+            libc::SYS_pipe2,
+            libc::SYS_ftruncate,
+            libc::SYS_fsync,
+            libc::SYS_fdatasync,
+            libc::SYS_fadvise64,
+            libc::SYS_getdents64,
+            libc::SYS_eventfd2,
+            libc::SYS_epoll_create1,
+            libc::SYS_epoll_ctl,
+            libc::SYS_epoll_pwait,
+            libc::SYS_ppoll,
+            libc::SYS_pselect6,
+            libc::SYS_timerfd_create,
+            libc::SYS_timerfd_settime,
+            libc::SYS_timerfd_gettime,
+            libc::SYS_signalfd4,
+            libc::SYS_munmap,
+            libc::SYS_mremap,
+            libc::SYS_madvise,
+            libc::SYS_mincore,
+            libc::SYS_msync,
+            libc::SYS_brk,
+            libc::SYS_mlock,
+            libc::SYS_munlock,
+            libc::SYS_rt_sigaction,
+            libc::SYS_rt_sigprocmask,
+            libc::SYS_rt_sigreturn,
+            libc::SYS_rt_sigpending,
+            libc::SYS_rt_sigtimedwait,
+            libc::SYS_rt_sigsuspend,
+            libc::SYS_sigaltstack,
+            libc::SYS_futex,
+            libc::SYS_futex_waitv,
+            libc::SYS_set_robust_list,
+            libc::SYS_rseq,
+            libc::SYS_membarrier,
+            libc::SYS_set_tid_address,
+            libc::SYS_sched_yield,
+            libc::SYS_sched_getaffinity,
+            libc::SYS_sched_getparam,
+            libc::SYS_sched_getscheduler,
+            libc::SYS_sched_get_priority_max,
+            libc::SYS_sched_get_priority_min,
+            libc::SYS_getcpu,
+            libc::SYS_nanosleep,
+            libc::SYS_clock_nanosleep,
+            libc::SYS_clock_gettime,
+            libc::SYS_clock_getres,
+            libc::SYS_gettimeofday,
+            libc::SYS_times,
+            libc::SYS_getitimer,
+            libc::SYS_setitimer,
+            libc::SYS_timer_create,
+            libc::SYS_timer_settime,
+            libc::SYS_timer_gettime,
+            libc::SYS_timer_delete,
+            libc::SYS_timer_getoverrun,
+            libc::SYS_getrandom,
+            libc::SYS_getpid,
+            libc::SYS_getppid,
+            libc::SYS_gettid,
+            libc::SYS_getuid,
+            libc::SYS_geteuid,
+            libc::SYS_getgid,
+            libc::SYS_getegid,
+            libc::SYS_getresuid,
+            libc::SYS_getresgid,
+            libc::SYS_getgroups,
+            libc::SYS_getpgid,
+            libc::SYS_getsid,
+            libc::SYS_getpriority,
+            libc::SYS_getrusage,
+            libc::SYS_capget,
+            libc::SYS_umask,
+            libc::SYS_getcwd,
+            libc::SYS_wait4,
+            libc::SYS_waitid,
+            libc::SYS_exit,
+            libc::SYS_exit_group,
+            libc::SYS_restart_syscall,
+        ],
+        Allow,
+    );
+    #[cfg(target_arch = "x86_64")]
+    row(
+        &[
+            libc::SYS_poll,
+            libc::SYS_select,
+            libc::SYS_epoll_create,
+            libc::SYS_epoll_wait,
+            libc::SYS_pipe,
+            libc::SYS_eventfd,
+            libc::SYS_dup2,
+            libc::SYS_pause,
+            libc::SYS_alarm,
+            libc::SYS_time,
+            libc::SYS_getpgrp,
+            libc::SYS_getrlimit,
+        ],
+        Allow,
+    );
+
+    // What names something outside: the broker serves it, or refuses it and keeps a record.
+    row(
+        &[
+            libc::SYS_openat,
+            libc::SYS_openat2,
+            libc::SYS_faccessat,
+            libc::SYS_faccessat2,
+            libc::SYS_readlinkat,
+            libc::SYS_uname,
+            libc::SYS_sysinfo,
+            libc::SYS_chdir,
+            libc::SYS_fchdir,
+            libc::SYS_statfs,
+            libc::SYS_mkdirat,
+            libc::SYS_unlinkat,
+            libc::SYS_renameat2,
+            libc::SYS_linkat,
+            libc::SYS_symlinkat,
+            libc::SYS_truncate,
+            libc::SYS_fchmodat,
+            libc::SYS_fchownat,
+            libc::SYS_utimensat,
+            libc::SYS_mknodat,
+            libc::SYS_fchmod,
+            libc::SYS_fchown,
+            libc::SYS_flock,
+            libc::SYS_setxattr,
+            libc::SYS_fsetxattr,
+            libc::SYS_socket,
+            libc::SYS_socketpair,
+            libc::SYS_connect,
+            libc::SYS_bind,
+            libc::SYS_listen,
+            libc::SYS_accept4,
+            libc::SYS_sendto,
+            libc::SYS_sendmsg,
+            libc::SYS_recvfrom,
+            libc::SYS_recvmsg,
+            libc::SYS_execve,
+            libc::SYS_execveat,
+            libc::SYS_memfd_create,
+            libc::SYS_shmget,
+            libc::SYS_tkill,
+            libc::SYS_rt_sigqueueinfo,
+            libc::SYS_rt_tgsigqueueinfo,
+            libc::SYS_pidfd_open,
+            libc::SYS_pidfd_send_signal,
+            libc::SYS_setuid,
+            libc::SYS_setgid,
+            libc::SYS_setresuid,
+            libc::SYS_setresgid,
+            libc::SYS_setgroups,
+            libc::SYS_setsid,
+            libc::SYS_setpgid,
+            libc::SYS_capset,
+            libc::SYS_setrlimit,
+            libc::SYS_setpriority,
+            libc::SYS_sched_setscheduler,
+            libc::SYS_sched_setparam,
+            libc::SYS_inotify_init1,
+        ],
+        Ask,
+    );
+    #[cfg(target_arch = "x86_64")]
+    row(
+        &[
+            libc::SYS_open,
+            libc::SYS_creat,
+            libc::SYS_stat,
+            libc::SYS_lstat,
+            libc::SYS_access,
+            libc::SYS_readlink,
+            libc::SYS_mkdir,
+            libc::SYS_rmdir,
+            libc::SYS_unlink,
+            libc::SYS_rename,
+            libc::SYS_link,
+            libc::SYS_symlink,
+            libc::SYS_chmod,
+            libc::SYS_chown,
+            libc::SYS_mknod,
+            libc::SYS_accept,
+            libc::SYS_fork,
+            libc::SYS_vfork,
+        ],
+        Ask,
+    );
+
+    // Only for threads; flags and nothing else decide, since they sit in a register (clone3's do not: ENOSYS below).
+    row(&[libc::SYS_clone], AskIf(vec![none_of(0, [THREAD_FLAGS, THREAD_FLAGS_MUSL])?]));
+    // glibc 2.33 to 2.38 has no other fstat(3). In an empty root a path beside the flag finds nothing.
+    let path_stat = if around.empty_root {
+        AskIf(vec![vec![arg(3, MaskedEq(libc::AT_EMPTY_PATH as u64), 0)?]])
+    } else {
+        Ask
+    };
+    row(&[libc::SYS_newfstatat], path_stat);
+    let shared = (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as u64;
+    let writable_code = (libc::PROT_WRITE | libc::PROT_EXEC) as u64;
+    row(
+        &[libc::SYS_mmap],
+        AskIf(vec![
+            vec![arg(3, MaskedEq(shared), shared)?],
+            vec![arg(2, MaskedEq(writable_code), writable_code)?],
+            vec![
+                arg(2, MaskedEq(libc::PROT_EXEC as u64), libc::PROT_EXEC as u64)?,
+                arg(3, MaskedEq(libc::MAP_ANONYMOUS as u64), libc::MAP_ANONYMOUS as u64)?,
+            ],
+        ]),
+    );
+    // What memory-deny-write-execute holds from Linux 6.3 on, here on every kernel: nothing becomes code afterwards.
+    let exec = arg(2, MaskedEq(libc::PROT_EXEC as u64), libc::PROT_EXEC as u64)?;
+    row(&[libc::SYS_mprotect], AskIf(vec![vec![exec]]));
+    row(&[libc::SYS_kill, libc::SYS_tgkill], AskIf(vec![none_of(0, [own])?]));
+    row(&[libc::SYS_prlimit64], AskIf(vec![none_of(2, [0])?, none_of(0, [0, own])?]));
+    row(&[libc::SYS_sched_setaffinity], AskIf(vec![none_of(0, [0])?]));
+    let harmless = PRCTL_HARMLESS.map(|option| option as u64);
+    let dumpable = vec![arg(0, Eq, libc::PR_SET_DUMPABLE as u64)?, arg(1, Ne, 0)?];
+    row(&[libc::SYS_prctl], AskIf(vec![none_of(0, harmless)?, dumpable]));
+    row(&[libc::SYS_fcntl], AskIf(vec![none_of(1, FCNTL_HARMLESS.map(|command| command as u64))?]));
+    row(&[libc::SYS_ioctl], AskIf(vec![none_of(1, IOCTL_HARMLESS)?]));
+
+    row(
+        &[
+            libc::SYS_seccomp,
+            libc::SYS_ptrace,
+            libc::SYS_process_vm_readv,
+            libc::SYS_process_vm_writev,
+            libc::SYS_process_madvise,
+            libc::SYS_pidfd_getfd,
+            libc::SYS_kcmp,
+            libc::SYS_bpf,
+            libc::SYS_perf_event_open,
+            libc::SYS_userfaultfd,
+            libc::SYS_mount,
+            libc::SYS_umount2,
+            libc::SYS_pivot_root,
+            libc::SYS_chroot,
+            libc::SYS_fsopen,
+            libc::SYS_fsmount,
+            libc::SYS_fsconfig,
+            libc::SYS_fspick,
+            libc::SYS_open_tree,
+            libc::SYS_move_mount,
+            libc::SYS_mount_setattr,
+            libc::SYS_setns,
+            libc::SYS_unshare,
+            libc::SYS_open_by_handle_at,
+            libc::SYS_keyctl,
+            libc::SYS_add_key,
+            libc::SYS_request_key,
+            libc::SYS_init_module,
+            libc::SYS_finit_module,
+            libc::SYS_delete_module,
+            libc::SYS_kexec_load,
+            libc::SYS_reboot,
+            libc::SYS_swapon,
+            libc::SYS_swapoff,
+            libc::SYS_acct,
+            libc::SYS_quotactl,
+            libc::SYS_settimeofday,
+            libc::SYS_clock_settime,
+            libc::SYS_clock_adjtime,
+            libc::SYS_sethostname,
+            libc::SYS_setdomainname,
+            libc::SYS_syslog,
+            libc::SYS_vhangup,
+        ],
+        Kill,
+    );
+    #[cfg(target_arch = "x86_64")]
+    row(&[libc::SYS_iopl, libc::SYS_ioperm, libc::SYS_modify_ldt, libc::SYS_kexec_file_load], Kill);
+    Ok(table)
+}
+
+fn arch() -> TargetArch {
+    #[cfg(target_arch = "x86_64")]
+    return TargetArch::x86_64;
+    #[cfg(target_arch = "aarch64")]
+    return TargetArch::aarch64;
+}
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+fn compile(
+    rules: Rules,
+    mismatch: SeccompAction,
+    matched: SeccompAction,
+) -> Result<BpfProgram, BackendError> {
+    SeccompFilter::new(rules, mismatch, matched, arch())?.try_into()
+}
+
+/// The filter of a helper with this process id (in its own pid namespace).
+///
+/// # Errors
+/// Only if seccompiler refuses the table, which a test rules out.
+pub(crate) fn programs(around: Surroundings, own_pid: u32) -> Result<Programs, BackendError> {
+    let (mut asked, mut known, mut killed) = (Rules::new(), Rules::new(), Rules::new());
+    for (nr, verdict) in table(around, own_pid)? {
+        match verdict {
+            Verdict::Kill => drop(killed.insert(nr, vec![])),
+            Verdict::Allow => drop(known.insert(nr, vec![])),
+            Verdict::Ask => {
+                known.insert(nr, vec![]);
+                asked.insert(nr, vec![]);
+            }
+            Verdict::AskIf(lists) => {
+                known.insert(nr, vec![]);
+                let rules: Result<_, _> = lists.into_iter().map(SeccompRule::new).collect();
+                asked.insert(nr, rules?);
+            }
+        }
+    }
+    // What the last program kills, the ones before it must let through: `known` would answer ENOSYS before it is there.
+    known.extend(killed.keys().map(|nr| (*nr, vec![])));
+
+    let mut notify = compile(asked, SeccompAction::Allow, SeccompAction::Trace(MARKER))?;
+    let marked = libc::SECCOMP_RET_TRACE | MARKER;
+    let ret = u16::try_from(libc::BPF_RET | libc::BPF_K).unwrap_or(6);
+    for instruction in notify.iter_mut().filter(|i| i.code == ret && i.k == marked) {
+        instruction.k = libc::SECCOMP_RET_USER_NOTIF;
+    }
+    let enosys = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
+    let known = compile(known, enosys, SeccompAction::Allow)?;
+    let kill = compile(killed, SeccompAction::Allow, SeccompAction::KillProcess)?;
+    Ok(Programs { notify, known, kill: x32_first(kill) })
+}
+
+/// x32's calls carry this architecture's mark and a bit in the number: they end the process before anything is compared.
+fn x32_first(program: BpfProgram) -> BpfProgram {
+    if !cfg!(target_arch = "x86_64") {
+        return program;
+    }
+    let instruction =
+        |code: u32, jt, jf, k| sock_filter { code: u16::try_from(code).unwrap_or(0), jt, jf, k };
+    let nr = 0; // offsetof(struct seccomp_data, nr)
+    // Behind the architecture check, which is seccompiler's first three instructions.
+    let (arch, rest) = program.split_at(3.min(program.len()));
+    let mut whole = arch.to_vec();
+    whole.push(instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, nr));
+    whole.push(instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, X32_SYSCALL_BIT));
+    whole.push(instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_KILL_PROCESS));
+    whole.extend_from_slice(rest);
+    whole
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PID: u32 = 7;
+    #[cfg(target_arch = "x86_64")]
+    const ARCH: u32 = 0xc000_003e;
+    #[cfg(target_arch = "aarch64")]
+    const ARCH: u32 = 0xc000_00b7;
+
+    /// A classic BPF program over a `struct seccomp_data`, judged in user space.
+    fn evaluate(program: &[sock_filter], arch: u32, nr: u32, args: [u64; 6]) -> u32 {
+        let mut data = [0u32; 16];
+        data[0] = nr;
+        data[1] = arch;
+        for (index, arg) in args.iter().enumerate() {
+            data[4 + 2 * index] = *arg as u32;
+            data[5 + 2 * index] = (*arg >> 32) as u32;
+        }
+        let (mut at, mut acc) = (0usize, 0u32);
+        loop {
+            let i = &program[at];
+            at += 1;
+            let jump = |yes: bool| usize::from(if yes { i.jt } else { i.jf });
+            match u32::from(i.code) {
+                0x20 => acc = data[i.k as usize / 4],
+                0x54 => acc &= i.k,
+                0x05 => at += i.k as usize,
+                0x15 => at += jump(acc == i.k),
+                0x25 => at += jump(acc > i.k),
+                0x35 => at += jump(acc >= i.k),
+                0x06 => return i.k,
+                code => panic!("an instruction that no filter of ours has: {code:#x}"),
+            }
+        }
+    }
+
+    #[derive(Debug, PartialEq)]
+    enum Becomes {
+        Allowed,
+        Asked,
+        Refused(i32),
+        Killed,
+    }
+
+    fn becomes_on(arch: u32, nr: u32, args: [u64; 6]) -> Becomes {
+        let programs = programs(Surroundings { empty_root: true }, PID).unwrap();
+        let all = [&programs.notify, &programs.known, &programs.kill];
+        // The strictest counts: as signed numbers, the least.
+        let strictest =
+            all.iter().map(|p| evaluate(p, arch, nr, args).cast_signed() & !0xffff).min().unwrap();
+        let with_data =
+            all.iter().map(|p| evaluate(p, arch, nr, args)).find(|r| r.cast_signed() & !0xffff == strictest);
+        match strictest.cast_unsigned() {
+            libc::SECCOMP_RET_ALLOW => Becomes::Allowed,
+            libc::SECCOMP_RET_USER_NOTIF => Becomes::Asked,
+            libc::SECCOMP_RET_KILL_PROCESS => Becomes::Killed,
+            libc::SECCOMP_RET_ERRNO => Becomes::Refused((with_data.unwrap() & 0xffff) as i32),
+            other => panic!("{other:#x}"),
+        }
+    }
+
+    fn becomes(nr: libc::c_long, args: &[u64]) -> Becomes {
+        let mut all = [0; 6];
+        all[..args.len()].copy_from_slice(args);
+        becomes_on(ARCH, nr as u32, all)
+    }
+
+    #[test]
+    fn each_call_becomes_what_the_table_says() {
+        use Becomes::{Allowed, Asked, Killed, Refused};
+        let rows: &[(&str, libc::c_long, &[u64], Becomes)] = &[
+            ("read", libc::SYS_read, &[], Allowed),
+            ("futex", libc::SYS_futex, &[], Allowed),
+            ("openat", libc::SYS_openat, &[], Asked),
+            ("socket", libc::SYS_socket, &[], Asked),
+            ("execve", libc::SYS_execve, &[], Asked),
+            ("ptrace", libc::SYS_ptrace, &[], Killed),
+            ("seccomp", libc::SYS_seccomp, &[], Killed),
+            ("mount", libc::SYS_mount, &[], Killed),
+            ("clone3", libc::SYS_clone3, &[], Refused(libc::ENOSYS)),
+            ("io_uring_setup", libc::SYS_io_uring_setup, &[], Refused(libc::ENOSYS)),
+            ("statx", libc::SYS_statx, &[], Refused(libc::ENOSYS)),
+            ("a call of the next kernel", 600, &[], Refused(libc::ENOSYS)),
+            ("a thread", libc::SYS_clone, &[THREAD_FLAGS], Allowed),
+            ("a process", libc::SYS_clone, &[libc::SIGCHLD as u64], Asked),
+            ("a thread in a namespace", libc::SYS_clone, &[THREAD_FLAGS | libc::CLONE_NEWUSER as u64], Asked),
+            ("a thread and a high bit", libc::SYS_clone, &[THREAD_FLAGS | 1 << 40], Asked),
+            ("a signal to oneself", libc::SYS_kill, &[PID as u64, 9], Allowed),
+            ("a signal to all", libc::SYS_kill, &[-1i64 as u64, 9], Asked),
+            ("a signal to a sibling", libc::SYS_tgkill, &[8, 8, 9], Asked),
+            ("own pid with a high half", libc::SYS_kill, &[PID as u64 | 1 << 32, 9], Asked),
+            ("private memory", libc::SYS_mmap, &[0, 4096, 3, 0x22], Allowed),
+            ("a library's text", libc::SYS_mmap, &[0, 4096, 5, 0x802, 3], Allowed),
+            ("shared memory", libc::SYS_mmap, &[0, 4096, 3, 0x21], Asked),
+            ("writable code", libc::SYS_mmap, &[0, 4096, 7, 0x2, 3], Asked),
+            ("anonymous code", libc::SYS_mmap, &[0, 4096, 5, 0x22], Asked),
+            ("relro", libc::SYS_mprotect, &[0, 4096, 1], Allowed),
+            ("memory made code", libc::SYS_mprotect, &[0, 4096, 5], Asked),
+            ("own limits read", libc::SYS_prlimit64, &[0, 7, 0, 1], Allowed),
+            ("own limits set", libc::SYS_prlimit64, &[0, 7, 1, 0], Asked),
+            ("a limit behind a high half", libc::SYS_prlimit64, &[0, 7, 1 << 32, 0], Asked),
+            ("another's limits", libc::SYS_prlimit64, &[1, 7, 0, 1], Asked),
+            ("becoming undumpable", libc::SYS_prctl, &[4, 0], Allowed),
+            ("becoming dumpable", libc::SYS_prctl, &[4, 1], Asked),
+            ("another prctl", libc::SYS_prctl, &[35, 0], Asked),
+            ("fstat by descriptor", libc::SYS_newfstatat, &[3, 0, 0, 0x1000], Allowed),
+            ("stat by path", libc::SYS_newfstatat, &[3, 0, 0, 0], Asked),
+            ("TIOCSTI", libc::SYS_ioctl, &[0, 0x5412], Asked),
+            ("isatty", libc::SYS_ioctl, &[0, libc::TCGETS], Allowed),
+        ];
+        for (what, nr, args, expected) in rows {
+            assert_eq!(becomes(*nr, args), *expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn another_architecture_and_x32_end_the_process_whatever_the_number() {
+        const I386: u32 = 0x4000_0003;
+        for nr in 0..600 {
+            assert_eq!(becomes_on(I386, nr, [0; 6]), Becomes::Killed);
+            #[cfg(target_arch = "x86_64")]
+            assert_eq!(becomes_on(ARCH, nr | X32_SYSCALL_BIT, [0; 6]), Becomes::Killed);
+        }
+    }
+
+    #[test]
+    fn each_program_lets_the_next_one_be_installed() {
+        let programs = programs(Surroundings { empty_root: true }, PID).unwrap();
+        let seccomp = libc::SYS_seccomp as u32;
+        for program in [&programs.notify, &programs.known] {
+            assert_eq!(evaluate(program, ARCH, seccomp, [0; 6]), libc::SECCOMP_RET_ALLOW);
+        }
+        assert_eq!(evaluate(&programs.kill, ARCH, seccomp, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
+    }
+
+    #[test]
+    fn without_an_empty_root_a_stat_by_descriptor_goes_to_the_broker() {
+        let programs = programs(Surroundings { empty_root: false }, PID).unwrap();
+        let nr = libc::SYS_newfstatat as u32;
+        let verdict = evaluate(&programs.notify, ARCH, nr, [3, 0, 0, 0x1000, 0, 0]);
+        assert_eq!(verdict, libc::SECCOMP_RET_USER_NOTIF);
+    }
+}

@@ -1,0 +1,20 @@
+//! What was decided about a plugin, as plain values that are checked when they are built.
+//!
+//! Runs in any process. Never asks the kernel anything: `shared::plan` turns a policy into what the kernel is told.
+
+mod grants;
+mod layers;
+mod limits;
+mod permission;
+mod plugin_id;
+mod scope;
+
+pub(crate) use grants::{Grants, Verdict};
+pub use layers::{Demand, Layer, LayerPolicy};
+pub use limits::{LimitError, ResourceLimits};
+pub use permission::{
+    PERMISSION_FILE_READ, PERMISSION_FILE_WRITE, PERMISSION_NETWORK, PERMISSION_PLUGIN, PERMISSION_PROCESS,
+    PERMISSION_SYSTEM, PERMISSION_UI, PermissionError, PluginPermission, STANDARD_PERMISSIONS,
+};
+pub use plugin_id::{PluginId, PluginIdError};
+pub use scope::{Scope, ScopeError};

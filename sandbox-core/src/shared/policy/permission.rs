@@ -1,0 +1,244 @@
+//! The seven standard permissions, a host's own ones, and how they are written down.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::str::FromStr;
+
+use super::scope::{Scope, ScopeError};
+
+/// Something that a plugin may be allowed to do: a name, what it means in words, and how far it reaches.
+///
+/// Two permissions are the same if name and scope are; the description does not count. As text it is `name` or
+/// `name:scope`.
+///
+/// ```
+/// use sandbox_core::{PERMISSION_FILE_READ, PluginPermission};
+/// let photos: PluginPermission = "file-read:/srv/photos".parse()?;
+/// assert_eq!(photos, PERMISSION_FILE_READ.scoped_to_path("/srv/photos")?);
+/// assert_ne!(photos, PERMISSION_FILE_READ);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct PluginPermission {
+    name: Cow<'static, str>,
+    description: Cow<'static, str>,
+    scope: Option<Scope>,
+}
+
+/// A permission that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PermissionError {
+    /// The name is not 1 to 64 of `a-z 0-9 . _ -`.
+    #[error("permission {name:?}: a name is 1 to 64 of a-z 0-9 . _ -")]
+    Name {
+        /// The name that was given, shortened to 80 characters.
+        name: String,
+    },
+    /// This permission takes no scope.
+    #[error("permission {name} takes no scope, and got {scope:?}")]
+    NoScope {
+        /// The permission's name.
+        name: String,
+        /// The scope that was given.
+        scope: String,
+    },
+    /// The scope is not one.
+    #[error("permission {name}")]
+    Scope {
+        /// The permission's name.
+        name: String,
+        /// What is wrong with the scope.
+        #[source]
+        source: ScopeError,
+    },
+}
+
+const fn standard(name: &'static str, description: &'static str) -> PluginPermission {
+    PluginPermission { name: Cow::Borrowed(name), description: Cow::Borrowed(description), scope: None }
+}
+
+/// Open ordinary files for reading and stat them; scope: a file or a tree.
+pub const PERMISSION_FILE_READ: PluginPermission = standard("file-read", "read files");
+/// Create, write, rename and remove files; scope: a file or a tree. Implies nothing about reading.
+pub const PERMISSION_FILE_WRITE: PluginPermission = standard("file-write", "write files");
+/// Use the network; scope: a name.
+pub const PERMISSION_NETWORK: PluginPermission = standard("network", "use the network");
+/// Start programs; scope: an executable.
+pub const PERMISSION_PROCESS: PluginPermission = standard("process", "start programs");
+/// Call the host's `ui.*` services.
+pub const PERMISSION_UI: PluginPermission = standard("ui", "use the user interface");
+/// Call the host's `system.*` services and learn about the machine.
+pub const PERMISSION_SYSTEM: PluginPermission = standard("system", "see the system's state");
+/// Call the host's `plugin.*` services and exchange messages with other plugins; scope: a plugin's id.
+pub const PERMISSION_PLUGIN: PluginPermission = standard("plugin", "talk to other plugins");
+
+/// The seven permissions that every host knows.
+pub const STANDARD_PERMISSIONS: [PluginPermission; 7] = [
+    PERMISSION_FILE_READ,
+    PERMISSION_FILE_WRITE,
+    PERMISSION_NETWORK,
+    PERMISSION_PROCESS,
+    PERMISSION_UI,
+    PERMISSION_SYSTEM,
+    PERMISSION_PLUGIN,
+];
+
+impl PluginPermission {
+    /// A permission of the host's own, which gates services of that name: `payments` gates `payments.*`.
+    ///
+    /// # Errors
+    /// [`PermissionError::Name`] if the name is not 1 to 64 of `a-z 0-9 . _ -`.
+    pub fn new(name: impl Into<String>, description: impl Into<String>) -> Result<Self, PermissionError> {
+        let name = name.into();
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
+            return Err(PermissionError::Name { name: name.chars().take(80).collect() });
+        }
+        Ok(Self { name: name.into(), description: description.into().into(), scope: None })
+    }
+
+    /// The same permission, reaching only the file or tree at `path`.
+    ///
+    /// # Errors
+    /// [`PermissionError::Scope`] if the path cannot be a scope, [`PermissionError::NoScope`] if this permission is
+    /// not about paths.
+    pub fn scoped_to_path(&self, path: impl AsRef<std::path::Path>) -> Result<Self, PermissionError> {
+        if !self.is_about_paths() {
+            let scope = path.as_ref().display().to_string();
+            return Err(PermissionError::NoScope { name: self.name.to_string(), scope });
+        }
+        let scope = Scope::path(path).map_err(|source| self.scope_error(source))?;
+        Ok(Self { scope: Some(scope), ..self.clone() })
+    }
+
+    /// The same permission with the scope that `text` stands for: a path for file and process permissions, a name
+    /// for others.
+    ///
+    /// # Errors
+    /// [`PermissionError::Scope`] if it is no scope, [`PermissionError::NoScope`] for `ui` and `system`.
+    pub fn scoped(&self, text: &str) -> Result<Self, PermissionError> {
+        if self.is_about_paths() {
+            return self.scoped_to_path(text);
+        }
+        if matches!(&*self.name, "ui" | "system") {
+            return Err(PermissionError::NoScope { name: self.name.to_string(), scope: text.to_owned() });
+        }
+        let scope = Scope::name(text).map_err(|source| self.scope_error(source))?;
+        Ok(Self { scope: Some(scope), ..self.clone() })
+    }
+
+    /// The permission's name, as in `file-read`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the permission means, in words for a person.
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+
+    /// How far it reaches; `None` is everything of its kind.
+    pub fn scope(&self) -> Option<&Scope> {
+        self.scope.as_ref()
+    }
+
+    /// The same permission without a scope.
+    pub fn unscoped(&self) -> Self {
+        Self { scope: None, ..self.clone() }
+    }
+
+    /// The same permission at `scope`.
+    pub(crate) fn at(&self, scope: Scope) -> Self {
+        Self { scope: Some(scope), ..self.clone() }
+    }
+
+    /// Whether holding `self` is holding `other` too.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.name == other.name
+            && match (&self.scope, &other.scope) {
+                (None, _) => true,
+                (Some(_), None) => false,
+                (Some(own), Some(other)) => own.covers(other),
+            }
+    }
+
+    fn is_about_paths(&self) -> bool {
+        matches!(&*self.name, "file-read" | "file-write" | "process")
+    }
+
+    fn scope_error(&self, source: ScopeError) -> PermissionError {
+        PermissionError::Scope { name: self.name.to_string(), source }
+    }
+}
+
+impl PartialEq for PluginPermission {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && self.scope == other.scope
+    }
+}
+
+impl Eq for PluginPermission {}
+
+impl Hash for PluginPermission {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+        self.scope.hash(state);
+    }
+}
+
+impl fmt::Display for PluginPermission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.scope {
+            Some(scope) => write!(f, "{}:{scope}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
+impl FromStr for PluginPermission {
+    type Err = PermissionError;
+
+    fn from_str(text: &str) -> Result<Self, PermissionError> {
+        let (name, scope) = match text.split_once(':') {
+            Some((name, scope)) => (name, Some(scope)),
+            None => (text, None),
+        };
+        let known = STANDARD_PERMISSIONS.into_iter().find(|permission| permission.name() == name);
+        let permission = match known {
+            Some(permission) => permission,
+            None => Self::new(name, "a permission of this host's own")?,
+        };
+        scope.map_or_else(|| Ok(permission.clone()), |scope| permission.scoped(scope))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_description_does_not_count_in_a_comparison() {
+        let mine = PluginPermission::new("file-read", "something else").unwrap();
+        assert_eq!(mine, PERMISSION_FILE_READ);
+    }
+
+    #[test]
+    fn a_permission_reads_back_as_it_was_written() {
+        for text in ["file-read", "file-read:/etc/hosts", "network:example.org", "plugin:hello", "payments"] {
+            assert_eq!(text.parse::<PluginPermission>().unwrap().to_string(), text);
+        }
+        for bad in ["", "File Read", "ui:x", "file-read:", "file-read:etc", "plugin:", ":x"] {
+            assert!(bad.parse::<PluginPermission>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_unscoped_permission_covers_every_scope_and_none_covers_it() {
+        let scoped = PERMISSION_FILE_READ.scoped_to_path("/etc").unwrap();
+        assert!(PERMISSION_FILE_READ.covers(&scoped));
+        assert!(!scoped.covers(&PERMISSION_FILE_READ));
+        assert!(!PERMISSION_FILE_WRITE.covers(&scoped));
+    }
+}

@@ -1,0 +1,123 @@
+//! How far a permission reaches: a part of the file system, or a name.
+
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+
+/// How far a [`PluginPermission`](crate::PluginPermission) reaches; a permission without a scope reaches everything
+/// of its kind.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Scope {
+    /// A file, or a folder with everything below it. Absolute, without `.` and `..`; symbolic links in it are followed
+    /// at the moment of each use.
+    Path(PathBuf),
+    /// A name that is compared as it stands: another plugin's id, a service of the host's own.
+    Name(String),
+}
+
+/// A text that cannot be a scope.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("scope {scope:?}: {why}")]
+pub struct ScopeError {
+    /// The text that was given, shortened to 200 characters.
+    pub scope: String,
+    /// What is wrong with it.
+    pub why: &'static str,
+}
+
+impl Scope {
+    /// A scope that is a file or a tree.
+    ///
+    /// ```
+    /// use sandbox_core::Scope;
+    /// assert!(Scope::path("/var/lib/photos/").is_ok());
+    /// assert!(Scope::path("photos").is_err());
+    /// ```
+    ///
+    /// # Errors
+    /// [`ScopeError`] if the path is not absolute, has a `..` (which a symbolic link could turn anywhere), a NUL byte,
+    /// or more than 4095 bytes.
+    pub fn path(path: impl AsRef<Path>) -> Result<Self, ScopeError> {
+        let path = path.as_ref();
+        let refuse = |why| ScopeError { scope: path.to_string_lossy().chars().take(200).collect(), why };
+        if !path.is_absolute() {
+            return Err(refuse("a path scope must be absolute"));
+        }
+        if path.as_os_str().len() > 4095 {
+            return Err(refuse("longer than the kernel's PATH_MAX"));
+        }
+        if path.as_os_str().as_encoded_bytes().contains(&0) {
+            return Err(refuse("has a NUL byte"));
+        }
+        if path.components().any(|part| part == Component::ParentDir) {
+            return Err(refuse("has a `..`: name the folder itself"));
+        }
+        // Rebuilt from its components, so that `/a//b/.` and `/a/b/` are the same scope as `/a/b`.
+        Ok(Self::Path(path.components().collect()))
+    }
+
+    /// A scope that is a name.
+    ///
+    /// # Errors
+    /// [`ScopeError`] if it is empty, longer than 255 bytes, or has a control character.
+    pub fn name(name: impl Into<String>) -> Result<Self, ScopeError> {
+        let name = name.into();
+        let why = match name.as_str() {
+            "" => "is empty",
+            long if long.len() > 255 => "is longer than 255 bytes",
+            odd if odd.chars().any(char::is_control) => "has a control character",
+            _ => return Ok(Self::Name(name)),
+        };
+        Err(ScopeError { scope: name.chars().take(200).collect(), why })
+    }
+
+    /// Whether everything that `other` reaches is reached by `self` too.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            // By whole components: `/data/app` covers `/data/app/x`, never `/data/app2`.
+            (Self::Path(tree), Self::Path(path)) => path.starts_with(tree),
+            (Self::Name(name), Self::Name(other)) => name == other,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_covers_what_is_below_it_and_not_what_merely_starts_alike() {
+        let tree = Scope::path("/data/app").unwrap();
+        for (path, covered) in [
+            ("/data/app", true),
+            ("/data/app/", true),
+            ("/data/app/x/y", true),
+            ("/data/app2", false),
+            ("/data/ap", false),
+            ("/data", false),
+            ("/", false),
+        ] {
+            assert_eq!(tree.covers(&Scope::path(path).unwrap()), covered, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_scope_that_could_mean_something_else_is_refused() {
+        for bad in ["", "a/b", "./a", "/a/../b", "/a/..", "/a\0b"] {
+            assert!(Scope::path(bad).is_err(), "{bad:?}");
+        }
+        assert!(Scope::path(format!("/{}", "x".repeat(5000))).is_err());
+        assert!(Scope::name("").is_err());
+        assert!(Scope::name("a\nb").is_err());
+    }
+}

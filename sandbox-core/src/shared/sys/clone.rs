@@ -1,0 +1,85 @@
+//! clone(2): the two processes that we make without letting the standard library do it.
+//!
+//! Runs in the launcher (the zygote) and in the zygote (the helpers), both of one thread.
+
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
+
+/// Which side of a clone one finds oneself on.
+pub(crate) enum Cloned {
+    /// The maker, with the new process's id in the maker's pid namespace.
+    Parent { pid: i32, pidfd: OwnedFd },
+    /// The new process.
+    Child,
+}
+
+/// A copy of this process in the namespaces that `flags` names, as a child of this process's *parent*, which so is the
+/// one to reap it. clone3(2); where a container answers ENOSYS to that, clone(2).
+///
+/// The caller must have one thread: the copy has only that one, and what others held would stay locked.
+pub(crate) fn clone_sibling(flags: CloneFlags) -> Result<Cloned, Errno> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct CloneArgs {
+        flags: u64,
+        pidfd: u64,
+        child_tid: u64,
+        parent_tid: u64,
+        exit_signal: u64,
+        stack: u64,
+        stack_size: u64,
+        tls: u64,
+    }
+    let mut pidfd: libc::c_int = -1;
+    let flags = u64::from((flags | CloneFlags::CLONE_PARENT).bits().cast_unsigned())
+        | u64::from(libc::CLONE_PIDFD.cast_unsigned());
+    let args = CloneArgs { flags, pidfd: (&raw mut pidfd) as u64, ..CloneArgs::default() };
+    // SAFETY: `args` is the first 64 bytes of `struct clone_args` (CLONE_ARGS_SIZE_VER0) and outlives the call; without
+    // CLONE_VM the child goes on with a copy of this stack, and the caller has one thread, so no lock is held in it.
+    let mut pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    if Errno::result(pid) == Err(Errno::ENOSYS) {
+        // SAFETY: as above; a null stack means "as this one", and the third argument is where CLONE_PIDFD writes.
+        let fallback =
+            unsafe { libc::syscall(libc::SYS_clone, flags, 0usize, &raw mut pidfd, 0usize, 0usize) };
+        pid = fallback;
+    }
+    match Errno::result(pid)? {
+        0 => Ok(Cloned::Child),
+        pid => {
+            // SAFETY: the kernel has just made this descriptor for us alone, as CLONE_PIDFD promises on success.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Cloned::Parent { pid: i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?, pidfd })
+        }
+    }
+}
+
+/// A child that runs `become_another`, which is to exec: it borrows this process's memory, and this process stands still
+/// until then. Saves the copying of page tables that a fork does. clone(2) with CLONE_VM and CLONE_VFORK.
+///
+/// Returns the child's id in this process's pid namespace.
+pub(crate) fn clone_to_exec<F: FnMut()>(
+    stack: &mut [u8],
+    mut become_another: F,
+) -> Result<(i32, OwnedFd), Errno> {
+    extern "C" fn run<F: FnMut()>(argument: *mut libc::c_void) -> libc::c_int {
+        let closure = argument.cast::<F>();
+        // SAFETY: `argument` is the `&mut become_another` of the frame below, which CLONE_VFORK keeps standing still
+        // until this process has execed or ended; nothing else touches the closure meanwhile.
+        let become_another = unsafe { &mut *closure };
+        become_another();
+        74 // the exec has failed
+    }
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let mut pidfd: libc::c_int = -1;
+    let top = stack.as_mut_ptr_range().end;
+    let top = top.map_addr(|address| address & !0xf).cast::<libc::c_void>();
+    let argument = (&raw mut become_another).cast::<libc::c_void>();
+    // SAFETY: `top` is the 16-byte aligned end of a stack that only the child uses and that outlives it, since
+    // CLONE_VFORK holds this call until the child has execed or ended; `run::<F>` fits the type behind `argument`.
+    let pid = unsafe { libc::clone(run::<F>, top, flags, argument, &raw mut pidfd) };
+    let pid = Errno::result(pid)?;
+    // SAFETY: the kernel has just made this descriptor for us alone, as CLONE_PIDFD promises on success.
+    Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+}

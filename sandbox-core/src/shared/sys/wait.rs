@@ -1,0 +1,26 @@
+//! wait4(2): reaping with the resources that the process used. Runs in the zygote, which is the helpers' parent.
+
+use nix::errno::Errno;
+
+/// A child that has ended.
+pub(crate) struct Reaped {
+    pub(crate) pid: i32,
+    /// The wait status as the kernel has it.
+    pub(crate) status: i32,
+    /// The most memory it ever had resident, in KiB.
+    pub(crate) max_rss_kib: u64,
+}
+
+/// Reaps one child that has ended, if there is one. Only for a process all of whose children are ours.
+pub(crate) fn reap_one() -> Option<Reaped> {
+    let mut status = 0;
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: both pointers are to live, writable values of the types that wait4 fills.
+    let pid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, usage.as_mut_ptr()) };
+    // SAFETY: a `rusage` is integers only, so zeroes are one, whether or not the kernel has filled it.
+    let usage = unsafe { usage.assume_init() };
+    match Errno::result(pid) {
+        Ok(0) | Err(_) => None,
+        Ok(pid) => Some(Reaped { pid, status, max_rss_kib: u64::try_from(usage.ru_maxrss).unwrap_or(0) }),
+    }
+}

@@ -1,0 +1,62 @@
+//! The messages between host, launcher and zygote, over their SOCK_SEQPACKET socket; one packet each.
+
+use serde::{Deserialize, Serialize};
+
+use super::report::Failure;
+
+/// The largest packet either way.
+pub(crate) const MAX_PACKET_BYTES: usize = 4096;
+
+/// Names a helper for as long as its host lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct HelperId(pub(crate) u32);
+
+/// What the host says to the launcher, then to the zygote.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ToZygote {
+    /// The first packet: what a process that was started by accident could not know.
+    Hello { wire_version: u32 },
+    /// Clone a helper. Comes with three descriptors: its input, its output, and what it prints.
+    Spawn { id: HelperId },
+}
+
+/// What launcher and zygote say to the host.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum FromZygote {
+    /// The launcher has made the zygote. Comes with the zygote's pidfd.
+    Launched(Launch),
+    /// The zygote is ready. Comes with a descriptor of the host's file tree as it may be handed out, if it could be had.
+    Ready {
+        failures: Vec<Failure>,
+        shared_root: bool,
+        file_tree: bool,
+    },
+    /// A helper was cloned. Comes with its pidfd.
+    Spawned {
+        id: HelperId,
+    },
+    SpawnFailed {
+        id: HelperId,
+        errno: i32,
+    },
+    /// A helper has ended, with its wait status and the most memory it had resident.
+    Exited {
+        id: HelperId,
+        status: i32,
+        max_rss_kib: u64,
+    },
+    /// The launcher could make no zygote.
+    LaunchFailed {
+        errno: i32,
+    },
+}
+
+/// The namespaces that the zygote got, and the errno of what it tried before it settled for less.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Launch {
+    pub(crate) user_namespace: bool,
+    /// Pid, network, IPC, UTS, cgroup and mount namespaces: all or none.
+    pub(crate) namespaces: bool,
+    /// Why there is no user namespace, or no namespaces.
+    pub(crate) errno: Option<i32>,
+}

@@ -1,0 +1,58 @@
+//! Step 1: clones a helper, which execs this image again so that it has an address layout and a stack canary of its own.
+//!
+//! Runs in the zygote. Owns where a helper's descriptors stand. Never lets another descriptor through: all have
+//! close-on-exec.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::signal::SigSet;
+
+use crate::entry::Role;
+use crate::shared::sys::clone::clone_to_exec;
+use crate::shared::sys::inherited;
+
+/// Where the helper finds the namespace with the empty root.
+pub(crate) const ROOT_FD: i32 = 5;
+
+/// What every helper is cloned with.
+pub(crate) struct Mold {
+    pub(crate) image: OwnedFd,
+    /// `/dev/null`, for reading.
+    pub(crate) null: OwnedFd,
+    pub(crate) empty_namespace: Option<OwnedFd>,
+    pub(crate) stack: Vec<u8>,
+}
+
+/// A helper's ends of its pipes.
+pub(crate) struct Ends {
+    pub(crate) input: OwnedFd,
+    pub(crate) output: OwnedFd,
+    pub(crate) printed: OwnedFd,
+}
+
+/// Clones one helper; its id here, and its pidfd.
+pub(crate) fn helper(mold: &mut Mold, ends: &Ends) -> Result<(i32, OwnedFd), Errno> {
+    let (image, null) = (mold.image.as_fd(), mold.null.as_fd());
+    let namespace = mold.empty_namespace.as_ref().map(AsFd::as_fd);
+    clone_to_exec(&mut mold.stack, || become_helper(image, null, namespace, ends))
+}
+
+/// Borrows the zygote's memory, so it allocates nothing: system calls, then the exec.
+fn become_helper(
+    image: BorrowedFd<'_>,
+    null: BorrowedFd<'_>,
+    namespace: Option<BorrowedFd<'_>>,
+    ends: &Ends,
+) {
+    let printed = ends.printed.as_fd();
+    let mut places =
+        [(null, 0), (printed, 1), (printed, 2), (ends.input.as_fd(), 3), (ends.output.as_fd(), 4)]
+            .into_iter();
+    let placed = places.all(|(file, number)| inherited::place(file, number).is_ok())
+        && namespace.is_none_or(|namespace| inherited::place(namespace, ROOT_FD).is_ok());
+    // The zygote blocks SIGCHLD, and a mask outlives an exec.
+    if placed && SigSet::empty().thread_set_mask().is_ok() {
+        inherited::exec(image, [c"plugin-helper", Role::Helper.mark(), c""]);
+    }
+}

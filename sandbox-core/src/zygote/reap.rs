@@ -1,0 +1,23 @@
+//! Reaps the helpers, and tells the host how each has ended. Runs in the zygote, all of whose children are helpers
+//! (as the first process of its pid namespace also what they left behind, of which there can be nothing).
+
+use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
+
+use crate::shared::sys::wait::reap_one;
+use crate::shared::wire::packets;
+use crate::shared::wire::zygote::{FromZygote, HelperId};
+
+/// The helpers that live, by their ids in the zygote's pid namespace.
+pub(crate) type Living = HashMap<i32, HelperId>;
+
+/// Reaps all that have ended.
+pub(crate) fn all(socket: BorrowedFd<'_>, living: &mut Living) {
+    while let Some(reaped) = reap_one() {
+        if let Some(id) = living.remove(&reaped.pid) {
+            let exited = FromZygote::Exited { id, status: reaped.status, max_rss_kib: reaped.max_rss_kib };
+            // If the host is gone the loop's next read says so.
+            let _ = packets::send(socket, &exited, &[]);
+        }
+    }
+}

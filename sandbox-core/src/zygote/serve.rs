@@ -1,0 +1,133 @@
+//! The zygote's loop: a request clones a helper, a SIGCHLD reaps one, the end of the socket ends all.
+//!
+//! Runs in the zygote, freshly execed inside its namespaces. As first process of its pid namespace it takes every helper
+//! along when it ends. Never opens, reads or connects to anything for a helper.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountPropagationFlags, mount_change};
+
+use super::clone::{Ends, Mold};
+use super::launch::WITH_NAMESPACES;
+use super::{clone, reap, roots};
+use crate::shared::notes::Notes;
+use crate::shared::sys::{inherited, signals};
+use crate::shared::wire::WIRE_VERSION;
+use crate::shared::wire::packets;
+use crate::shared::wire::report::{Call, Step};
+use crate::shared::wire::zygote::{FromZygote, ToZygote};
+
+/// What a helper keeps of the bounding set until it drops it itself; the rest is cut here, once for all helpers.
+const STILL_NEEDED: [caps::Capability; 5] = [
+    caps::Capability::CAP_SYS_ADMIN,
+    caps::Capability::CAP_SYS_CHROOT,
+    caps::Capability::CAP_SETPCAP,
+    caps::Capability::CAP_SETUID,
+    caps::Capability::CAP_SETGID,
+];
+
+/// Prepares what all helpers share, then serves until the host is gone.
+pub(crate) fn main() -> ! {
+    signals::reset();
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    let Ok(socket) = inherited::take(0) else { inherited::exit_at_once(70) };
+    inherited::close_from(3);
+    let hello = packets::receive::<ToZygote>(socket.as_fd());
+    if !matches!(hello, Ok(Some((ToZygote::Hello { wire_version: WIRE_VERSION }, _)))) {
+        inherited::exit_at_once(71);
+    }
+    match prepare(socket.as_fd()) {
+        Ok((mut mold, children)) => serve(socket.as_fd(), &mut mold, &children),
+        Err(_) => inherited::exit_at_once(75),
+    }
+    inherited::exit_at_once(0)
+}
+
+fn prepare(socket: BorrowedFd<'_>) -> Result<(Mold, SignalFd), Errno> {
+    let _ = rustix::thread::set_name(c"plugin-zygote");
+    nix::unistd::chdir("/")?;
+    // 3, 4 and 5 are where a helper's own descriptors go: held here, so that none to be moved there stands in the way.
+    let open = |path: &str, flags| {
+        rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+    };
+    let held: Vec<OwnedFd> = (3..=5).map(|_| open("/dev/null", OFlags::RDONLY)).collect::<Result<_, _>>()?;
+    let null = open("/dev/null", OFlags::RDONLY)?;
+    let image = open("/proc/self/exe", OFlags::PATH)?;
+    std::mem::forget(held);
+
+    let mut notes = Notes::default();
+    let (mut tree, mut empty_namespace) = (None, None);
+    let namespaces = std::env::args_os()
+        .nth(2)
+        .is_some_and(|detail| detail.as_encoded_bytes() == WITH_NAMESPACES.to_bytes());
+    if namespaces {
+        let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+        notes.tried(Step::Spawn, Call::Sethostname, nix::unistd::sethostname("localhost"));
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        notes.tried(Step::Spawn, Call::MountPrivate, mount_change("/", private));
+        tree = roots::file_tree(&mut notes);
+        empty_namespace = roots::empty_namespace(&mut notes);
+    }
+    cut_bounding_set();
+
+    let mut children = SigSet::empty();
+    children.add(Signal::SIGCHLD);
+    children.thread_set_mask()?;
+    let children = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let ready = FromZygote::Ready {
+        failures: notes.into_failures(),
+        shared_root: empty_namespace.is_some(),
+        file_tree: tree.is_some(),
+    };
+    let tree: Vec<BorrowedFd<'_>> = tree.iter().map(AsFd::as_fd).collect();
+    packets::send(socket, &ready, &tree)?;
+    Ok((Mold { image, null, empty_namespace, stack: vec![0; 64 << 10] }, children))
+}
+
+/// Best effort: whoever may not drop from it has nothing to lose in it, and each helper tries again and reports.
+fn cut_bounding_set() {
+    for capability in caps::all() {
+        if !STILL_NEEDED.contains(&capability) {
+            let _ = caps::drop(None, caps::CapSet::Bounding, capability);
+        }
+    }
+}
+
+fn serve(socket: BorrowedFd<'_>, mold: &mut Mold, children: &SignalFd) {
+    let mut living = reap::Living::new();
+    loop {
+        let mut ready =
+            [PollFd::new(socket, PollFlags::POLLIN), PollFd::new(children.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut ready, PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            Err(_) => return,
+            Ok(_) => {}
+        }
+        let [asked, ended] = ready.map(|fd| fd.any().unwrap_or(true));
+        if ended {
+            while let Ok(Some(_)) = children.read_signal() {}
+            reap::all(socket, &mut living);
+        }
+        if !asked {
+            continue;
+        }
+        let Ok(Some((ToZygote::Spawn { id }, ends))) = packets::receive::<ToZygote>(socket) else { return };
+        let Ok([input, output, printed]) = <[OwnedFd; 3]>::try_from(ends) else { return };
+        let sent = match clone::helper(mold, &Ends { input, output, printed }) {
+            Ok((pid, pidfd)) => {
+                living.insert(pid, id);
+                packets::send(socket, &FromZygote::Spawned { id }, &[pidfd.as_fd()])
+            }
+            Err(errno) => packets::send(socket, &FromZygote::SpawnFailed { id, errno: errno as i32 }, &[]),
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
