@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use crate::shared::notes::Notes;
 use crate::shared::plan::seccomp::{Surroundings, programs};
 use crate::shared::sys::seccomp::{install_filter, install_notifying_filter};
+use crate::shared::sys::trap::answer_stats;
 use crate::shared::wire::report::{Call, Step};
 
 /// The listener, and whether the kernel waits killable.
@@ -15,6 +16,10 @@ pub(crate) fn install(around: Surroundings, notes: &mut Notes) -> Option<(OwnedF
     let programs = notes.tried(Step::Seccomp, Call::Seccomp, programs)?;
     let listener = notes.tried(Step::Seccomp, Call::Seccomp, install_notifying_filter(&programs.notify));
     notes.tried(Step::Seccomp, Call::Seccomp, install_filter(&programs.known));
+    if let Some(trap) = &programs.trap {
+        notes.tried(Step::Seccomp, Call::Sigaction, answer_stats());
+        notes.tried(Step::Seccomp, Call::Seccomp, install_filter(trap));
+    }
     notes.tried(Step::Seccomp, Call::Seccomp, install_filter(&programs.kill));
     listener
 }

@@ -1,7 +1,7 @@
 //! The final filter: what becomes of each system call, as one table, and the programs that say so.
 //!
-//! Pure. Owns the verdict on every call. Three programs are stacked, of which the kernel takes the strictest answer
-//! (seccomp(2)): one kills, one knows what exists at all, one sends to the broker.
+//! Pure. Owns the verdict on every call. Up to four programs are stacked, of which the kernel takes the strictest answer
+//! (seccomp(2)): one kills, one knows what exists at all, one sends to the broker; one traps where there is no empty root.
 
 use std::collections::BTreeMap;
 
@@ -40,6 +40,8 @@ pub(crate) struct Programs {
     pub(crate) notify: Vec<sock_filter>,
     /// ENOSYS for what is not in the table, so that the next C library's next call falls back.
     pub(crate) known: Vec<sock_filter>,
+    /// Traps a stat by descriptor, for the handler in `sys::trap`; only where there is no empty root.
+    pub(crate) trap: Option<Vec<sock_filter>>,
     /// Ends the process; also for another architecture's calls and x32's.
     pub(crate) kill: Vec<sock_filter>,
 }
@@ -447,7 +449,15 @@ pub(crate) fn programs(around: Surroundings, own_pid: u32) -> Result<Programs, B
     let enosys = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
     let known = compile(known, enosys, SeccompAction::Allow)?;
     let kill = compile(killed, SeccompAction::Allow, SeccompAction::KillProcess)?;
-    Ok(Programs { notify, known, kill: x32_first(kill) })
+    let trap = if around.empty_root {
+        None
+    } else {
+        let flag = libc::AT_EMPTY_PATH as u64;
+        let by_descriptor = SeccompRule::new(vec![arg(3, MaskedEq(flag), flag)?])?;
+        let rules = Rules::from([(libc::SYS_newfstatat, vec![by_descriptor])]);
+        Some(compile(rules, SeccompAction::Allow, SeccompAction::Trap)?)
+    };
+    Ok(Programs { notify, known, trap, kill: x32_first(kill) })
 }
 
 /// x32's calls carry this architecture's mark and a bit in the number: they end the process before anything is compared.
@@ -605,10 +615,12 @@ mod tests {
     }
 
     #[test]
-    fn without_an_empty_root_a_stat_by_descriptor_goes_to_the_broker() {
+    fn without_an_empty_root_a_stat_by_descriptor_is_trapped_and_any_other_goes_to_the_broker() {
         let programs = programs(Surroundings { empty_root: false }, PID).unwrap();
         let nr = libc::SYS_newfstatat as u32;
-        let verdict = evaluate(&programs.notify, ARCH, nr, [3, 0, 0, 0x1000, 0, 0]);
-        assert_eq!(verdict, libc::SECCOMP_RET_USER_NOTIF);
+        let trap = programs.trap.unwrap();
+        assert_eq!(evaluate(&trap, ARCH, nr, [3, 0, 0, 0x1000, 0, 0]), libc::SECCOMP_RET_TRAP);
+        assert_eq!(evaluate(&trap, ARCH, nr, [3, 0, 0, 0, 0, 0]), libc::SECCOMP_RET_ALLOW);
+        assert_eq!(evaluate(&programs.notify, ARCH, nr, [3, 0, 0, 0, 0, 0]), libc::SECCOMP_RET_USER_NOTIF);
     }
 }

@@ -167,7 +167,11 @@ impl LayerPolicy {
     /// What is asked of `layer`.
     pub fn demand(&self, layer: Layer) -> Demand {
         match layer {
-            Layer::MemoryDenyWriteExecute | Layer::LandlockScopes => Demand::WhereAvailable,
+            // A user namespace is how an ordinary user comes by the others, each of which is asked for itself; root does not
+            // need it.
+            Layer::UserNamespace | Layer::MemoryDenyWriteExecute | Layer::LandlockScopes => {
+                Demand::WhereAvailable
+            }
             _ if self.best_effort.contains(&layer) => Demand::BestEffort,
             _ => Demand::Required,
         }

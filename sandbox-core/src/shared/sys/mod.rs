@@ -9,4 +9,5 @@ pub(crate) mod mdwe;
 pub(crate) mod mount_attr;
 pub(crate) mod seccomp;
 pub(crate) mod signals;
+pub(crate) mod trap;
 pub(crate) mod wait;

@@ -82,7 +82,7 @@ calls! {
     Dumpable = "prctl(PR_SET_DUMPABLE)", NoNewPrivs = "prctl(PR_SET_NO_NEW_PRIVS)", Mdwe = "prctl(PR_SET_MDWE)",
     LandlockCreate = "landlock_create_ruleset", LandlockRestrict = "landlock_restrict_self", Seccomp = "seccomp",
     OpenTree = "open_tree", MountSetattr = "mount_setattr", Sethostname = "sethostname",
-    MountPrivate = "mount(MS_PRIVATE)",
+    MountPrivate = "mount(MS_PRIVATE)", Sigaction = "sigaction(SIGSYS)",
 }
 
 /// A call that failed on the way.
