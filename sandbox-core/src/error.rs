@@ -144,7 +144,7 @@ pub enum PluginSandboxError {
         message: String,
     },
     /// The plugin itself answered with an error, or panicked.
-    #[error("plugin {plugin}: {operation} failed: {message}")]
+    #[error("plugin {plugin}: {operation} {}: {message}", if matches!(kind, ErrorKind::Panicked) { "panicked" } else { "failed" })]
     PluginFailed {
         /// The plugin.
         plugin: PluginId,

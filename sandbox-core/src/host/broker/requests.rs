@@ -287,7 +287,8 @@ impl Request<'_> {
         let Some(known) = REFUSED.iter().find(|refused| refused.nr == nr) else {
             return Answer::Errno(Errno::EPERM);
         };
-        self.event(known.permission, known.name, b"", None, false, "not served by this version");
+        let action = known.name.trim_start_matches("SYS_");
+        self.event(known.permission, action, b"", None, false, "not served by this version");
         Answer::Errno(known.errno)
     }
 

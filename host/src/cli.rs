@@ -1,0 +1,254 @@
+//! The command line: what there is to say, what it means, and what is wrong with it.
+//!
+//! Runs in the application's process, before anything else of ours. Owns names, help texts and defaults.
+//! Never touches a file or the sandbox: what comes out are plain values.
+
+mod calls;
+mod values;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use sandbox_core::{Layer, PluginId, PluginPermission, ResourceLimits};
+
+pub(crate) use calls::{Call, Calls, Output, Payload};
+pub(crate) use values::{LimitSetting, permission};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  everything worked
+  1  the plugin failed, was ended, or was denied what it could not do without
+  2  bad usage or bad input: arguments, policy, files
+  3  the sandbox could not be had; `plugin-host doctor` tells why";
+
+const EXAMPLES: &str = "\
+Examples:
+  plugin-host doctor
+  plugin-host inspect target/release/libhello.so
+  plugin-host run target/release/libhello.so --call greet --payload world";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  plugin-host run libhello.so --call greet --payload world
+  plugin-host run libimage_thumbnail.so \\
+      --call thumbnail --payload-file lake.jpg --out out/thumbnail.png
+  plugin-host run libimage_thumbnail.so \\
+      --limit max_memory_mb=64 --limit call_timeout=500ms \\
+      --call thumbnail/64 --payload-file lake.jpg --out small.png \\
+      --call describe --payload-file lake.jpg
+  plugin-host run plugin.so --grant file-read:/srv/photos --grant ui --call index
+
+--payload, --payload-file and --out belong to the --call before them. A call
+without a payload gets an empty one. Results go to stdout, the report and
+events to stderr.
+
+Limits and their defaults; `none` lifts one, where it counts:
+  max_memory_mb=100  max_cpu_time_sec=10  max_file_handles=10
+  max_network_connections=5  max_threads=16  max_message_bytes=16777216
+  load_timeout=5s  activate_timeout=5s  deactivate_timeout=5s  call_timeout=5s
+
+Services of this host, and the permissions that they need:
+  host.log (none)  ui.notify (ui)  system.hostname (system)
+
+PLUGIN_HOST_LOG=debug logs what the sandbox does. Nothing in the environment
+weakens it.";
+
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  plugin-host inspect target/release/libimage_thumbnail.so
+  plugin-host inspect plugin.so --allow-module libz.so.1 --json
+
+Exits with 0 if the printed command would load the plugin, with 2 if none would.";
+
+const DOCTOR_EXAMPLES: &str = "\
+Exits with 0 if every layer that a load requires stands, with 1 if one does
+not, with 3 if nothing could be tried.";
+
+/// Runs native plugins confined, each in a process of its own that has given up every authority.
+#[derive(Debug, Parser)]
+#[command(name = "plugin-host", version, propagate_version = true, max_term_width = 110)]
+#[command(after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What there is to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Loads a plugin confined, activates it, calls it, deactivates and unloads it.
+    #[command(after_help = format!("{RUN_EXAMPLES}\n\n{EXIT_CODES}"))]
+    Run(RunArgs),
+    /// Shows what a plugin says of itself and what it needs, without running any of its code.
+    #[command(after_help = INSPECT_EXAMPLES)]
+    Inspect(InspectArgs),
+    /// Shows what this kernel and this user can enforce, what is missing and why it matters.
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(DoctorArgs),
+    /// Prints the completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `plugin-host run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The plugin's shared library.
+    #[arg(value_name = "PLUGIN.so")]
+    pub(crate) path: PathBuf,
+    /// The name to run it under [default: from the file's name].
+    #[arg(long)]
+    pub(crate) id: Option<PluginId>,
+    /// Grants a permission, such as `ui` or `file-read:/srv/photos`. Can be given several times.
+    #[arg(long = "grant", value_name = "PERM[:SCOPE]", value_parser = values::permission)]
+    pub(crate) grants: Vec<PluginPermission>,
+    /// Sets a limit, such as `max_memory_mb=64` or `call_timeout=2s`. Can be given several times.
+    #[arg(long = "limit", value_name = "NAME=VALUE")]
+    pub(crate) limits: Vec<LimitSetting>,
+    /// Lets the plugin load a shared library beyond the C library's own. Can be given several times.
+    #[arg(long = "allow-module", value_name = "SONAME", value_parser = values::soname)]
+    pub(crate) allowed_modules: Vec<String>,
+    /// Goes on without a layer where this machine does not have it. Weakens the sandbox; the report says so.
+    #[arg(long = "best-effort", value_name = "LAYER")]
+    pub(crate) best_effort: Vec<Layer>,
+    #[command(flatten)]
+    pub(crate) calls: Calls,
+    /// Prints one JSON object on stdout instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Prints results and errors only: no report, no events.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+impl RunArgs {
+    /// The default limits with the settings applied in their order. Not checked: the sandbox does.
+    pub(crate) fn resource_limits(&self) -> ResourceLimits {
+        let mut limits = ResourceLimits::default();
+        self.limits.iter().for_each(|setting| setting.apply(&mut limits));
+        limits
+    }
+}
+
+/// `plugin-host inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The plugin's shared library.
+    #[arg(value_name = "PLUGIN.so")]
+    pub(crate) path: PathBuf,
+    /// Counts a shared library as allowed. Can be given several times.
+    #[arg(long = "allow-module", value_name = "SONAME", value_parser = values::soname)]
+    pub(crate) allowed_modules: Vec<String>,
+    /// Prints one JSON object on stdout instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `plugin-host doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Prints one JSON object on stdout instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Exits with 1 if any layer is missing, required or not.
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+impl Command {
+    /// The command as it was typed.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Run(_) => "run",
+            Self::Inspect(_) => "inspect",
+            Self::Doctor(_) => "doctor",
+            Self::Completions { .. } => "completions",
+        }
+    }
+
+    /// Whether stdout belongs to a JSON object.
+    pub(crate) fn wants_json(&self) -> bool {
+        match self {
+            Self::Run(args) => args.json,
+            Self::Inspect(args) => args.json,
+            Self::Doctor(args) => args.json,
+            Self::Completions { .. } => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("plugin-host").chain(args.iter().copied()))
+    }
+
+    fn run(args: &[&str]) -> RunArgs {
+        let all: Vec<_> = ["run", "p.so"].iter().chain(args).copied().collect();
+        match parse(&all).expect("a valid command line").command {
+            Command::Run(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refusal(args: &[&str]) -> String {
+        let all: Vec<_> = ["run", "p.so"].iter().chain(args).copied().collect();
+        parse(&all).expect_err("a command line with a mistake").to_string()
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn later_limits_win_and_the_others_keep_their_defaults() {
+        let limits =
+            run(&["--limit", "max_threads=2", "--limit", "max_threads=3", "--limit", "call_timeout=2s"])
+                .resource_limits();
+        let expected =
+            ResourceLimits::default().max_threads(3).call_timeout(std::time::Duration::from_secs(2));
+        assert_eq!(limits, expected);
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused_with_what_is() {
+        let permission = refusal(&["--grant", "file-reed"]);
+        assert!(permission.contains("file-read, file-write, network"), "{permission}");
+        let layer = refusal(&["--best-effort", "landlok"]);
+        assert!(layer.contains("landlock, landlock-scopes"), "{layer}");
+        let limit = refusal(&["--limit", "memory=3"]);
+        assert!(limit.contains("max_memory_mb, max_cpu_time_sec"), "{limit}");
+        let id = refusal(&["--id", "../x"]);
+        assert!(id.contains("1 to 64"), "{id}");
+        let module = refusal(&["--allow-module", "/usr/lib/libz.so.1"]);
+        assert!(module.contains("libz.so.1"), "{module}");
+    }
+
+    #[test]
+    fn a_json_object_and_a_raw_result_do_not_share_stdout() {
+        assert!(refusal(&["--json", "--call", "a", "--out", "-"]).contains("belongs to the JSON object"));
+    }
+
+    #[test]
+    fn the_defaults_in_the_help_are_the_defaults() {
+        let default = ResourceLimits::default();
+        for word in
+            RUN_EXAMPLES.split_whitespace().filter(|word| word.ends_with(|c: char| c.is_ascii_alphanumeric()))
+        {
+            let Ok(setting) = word.parse::<LimitSetting>() else { continue };
+            if word == "max_memory_mb=64" || word == "call_timeout=500ms" {
+                continue; // an example, not a default
+            }
+            let mut limits = default.clone();
+            setting.apply(&mut limits);
+            assert_eq!(limits, default, "{word}");
+        }
+    }
+}

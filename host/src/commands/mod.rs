@@ -1,0 +1,8 @@
+//! What the program does, one file for each command.
+//!
+//! Runs in the application's process. Each uses what `sandbox-core` makes public and nothing else.
+
+pub(crate) mod completions;
+pub(crate) mod doctor;
+pub(crate) mod inspect;
+pub(crate) mod run;

@@ -1,0 +1,45 @@
+//! The command-line host: loads a plugin confined, calls it, and shows what the kernel holds against it.
+//!
+//! Runs in the application's process; `sandbox-core` re-executes this same program as zygote and helper before `main`.
+//! Owns the exit codes. Never loads a plugin's library itself, and no environment variable weakens the sandbox.
+
+mod cli;
+mod commands;
+mod failure;
+mod logging;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return failure::of_usage(&error, std::env::args_os().skip(1)),
+    };
+    if let Err(failure) = logging::start() {
+        return end(&cli.command, failure);
+    }
+    match &cli.command {
+        Command::Run(args) => commands::run::execute(args),
+        Command::Inspect(args) => commands::inspect::execute(args),
+        Command::Doctor(args) => commands::doctor::execute(args),
+        Command::Completions { shell } => match commands::completions::execute(*shell) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => end(&cli.command, failure),
+        },
+    }
+}
+
+fn end(command: &Command, failure: Failure) -> ExitCode {
+    if command.wants_json() {
+        output::json::print_failure(Some(command.name()), &failure);
+    } else {
+        output::human::print_failure(&failure);
+    }
+    failure.exit_code()
+}

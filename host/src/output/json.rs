@@ -1,0 +1,201 @@
+//! The JSON objects: one for each run of the program with `--json`, on stdout, whatever happens.
+//!
+//! Runs in the application's process. Owns the format; [`FORMAT`] grows when a key changes its meaning or goes, not
+//! when one is added. Never prints a second object, and never text beside it on stdout.
+//!
+//! Every object has `format`, `command` (`null` where the arguments made no sense) and `error`: `null`, or
+//!
+//! | key of `error` | what it is |
+//! | --- | --- |
+//! | `kind` | `usage`, `io`, `plugin-id`, `permission`, `limit`, `library`, `not-a-plugin`, `metadata`, `abi`, `layer-missing`, `confine`, `zygote`, `load-failed`, `plugin-failed`, `ended`, `denied`, `message-too-large`, `wrong-state`, `other` |
+//! | `message` | the error and its sources, joined with `: ` |
+//! | `chain` | the same as a list |
+//! | `help` | what to do, or `null` |
+//! | `exit_code` | what the program exits with |
+//!
+//! | key of `run` | what it is |
+//! | --- | --- |
+//! | `plugin` | `id`, `path`, `metadata` (`null` until it is loaded): `id`, `version`, `description`, `permissions` |
+//! | `policy` | `permissions`, `limits`, `allowed_modules`, `best_effort` |
+//! | `report` | `null`, or `kernel`, `complete`, `layers`: `layer`, `demand`, `supported`, `enforced`, `evidence`, `why_not` |
+//! | `calls` | those that succeeded: `method`, `payload_bytes`, `result_bytes`, `milliseconds`, and `out`, `text` or `base64` |
+//! | `services` | what the plugin had the host say: `service`, `text` |
+//! | `events` | `time`, `kind`, and what belongs to that kind; `events_left_out` counts those over a bound |
+//! | `printed` | the end of what the plugin wrote to its stdout and stderr, escaped |
+//!
+//! `inspect` and `doctor` name their keys beside the code that makes them.
+
+use std::io;
+use std::time::SystemTime;
+
+use sandbox_core::{
+    Demand, EnforcementReport, EventKind, LayerReport, PluginMetadata, ResourceLimits, SandboxEvent,
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{escape, human};
+use crate::failure::Failure;
+
+/// The version of the format.
+pub(crate) const FORMAT: u32 = 1;
+
+/// What every object begins and ends with.
+#[derive(Serialize)]
+struct Object<'a, T> {
+    format: u32,
+    command: Option<&'a str>,
+    #[serde(flatten)]
+    body: T,
+    error: Option<Value>,
+}
+
+/// Prints the object of `command`.
+///
+/// # Errors
+/// That stdout could not be written.
+pub(crate) fn print(command: &str, body: impl Serialize, failure: Option<&Failure>) -> Result<(), Failure> {
+    write(Some(command), body, failure)
+}
+
+/// Prints an object that has nothing but the error to tell.
+pub(crate) fn print_failure(command: Option<&str>, failure: &Failure) {
+    // Where stdout cannot be written the exit code still tells.
+    let _ = write(command, json!({}), Some(failure));
+}
+
+fn write(command: Option<&str>, body: impl Serialize, failure: Option<&Failure>) -> Result<(), Failure> {
+    let object = Object { format: FORMAT, command, body, error: failure.map(error) };
+    let text =
+        serde_json::to_string_pretty(&object).map_err(|error| Failure::of_stdout(&io::Error::from(error)))?;
+    human::result((escape::json(&text) + "\n").as_bytes())
+}
+
+fn error(failure: &Failure) -> Value {
+    json!({
+        "kind": failure.kind,
+        "message": failure.chain.join(": "),
+        "chain": failure.chain,
+        "help": failure.help,
+        "exit_code": failure.exit as u8,
+    })
+}
+
+/// What a plugin says of itself.
+pub(crate) fn metadata(metadata: &PluginMetadata) -> Value {
+    json!({
+        "id": metadata.id,
+        "version": metadata.version,
+        "description": metadata.description,
+        "permissions": metadata.permissions,
+    })
+}
+
+/// The enforcement report.
+pub(crate) fn report(report: &EnforcementReport) -> Value {
+    let layers: Vec<_> = report.layers.iter().map(|row| layer(row, row.demand)).collect();
+    json!({ "kernel": report.kernel, "complete": report.is_complete(), "layers": layers })
+}
+
+/// One layer of a report, under this demand.
+pub(crate) fn layer(layer: &LayerReport, demand: Demand) -> Value {
+    json!({
+        "layer": layer.layer.name(),
+        "demand": human::asked(demand).replace(' ', "-"),
+        "supported": layer.supported,
+        "enforced": layer.enforced,
+        "evidence": layer.evidence,
+        "why_not": layer.why_not,
+    })
+}
+
+/// Limits under the names of `--limit`; timeouts in milliseconds, under their names with `_ms`.
+pub(crate) fn limits(limits: &ResourceLimits) -> Value {
+    let milliseconds = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    json!({
+        "max_memory_mb": limits.max_memory_mb,
+        "max_cpu_time_sec": limits.max_cpu_time_sec,
+        "max_file_handles": limits.max_file_handles,
+        "max_network_connections": limits.max_network_connections,
+        "max_threads": limits.max_threads,
+        "max_message_bytes": limits.max_message_bytes,
+        "load_timeout_ms": milliseconds(limits.load_timeout),
+        "activate_timeout_ms": milliseconds(limits.activate_timeout),
+        "deactivate_timeout_ms": milliseconds(limits.deactivate_timeout),
+        "call_timeout_ms": milliseconds(limits.call_timeout),
+    })
+}
+
+/// One event.
+pub(crate) fn event(event: &SandboxEvent) -> Value {
+    let mut value = match &event.kind {
+        EventKind::Access { permission, action, object, resolved, granted, rule, .. } => json!({
+            "kind": "access", "permission": permission, "action": action, "object": object,
+            "resolved": resolved, "granted": granted, "rule": rule,
+        }),
+        EventKind::ServiceCall { service, permission, granted, .. } => {
+            json!({ "kind": "service-call", "service": service, "permission": permission, "granted": granted })
+        }
+        EventKind::PermissionGranted { permission, .. } => {
+            json!({ "kind": "permission-granted", "permission": permission.to_string() })
+        }
+        EventKind::PermissionRevoked { permission, held, .. } => {
+            json!({ "kind": "permission-revoked", "permission": permission.to_string(), "held": held })
+        }
+        EventKind::StateChanged { from, to, .. } => {
+            json!({ "kind": "state-changed", "from": from.to_string(), "to": to.to_string() })
+        }
+        EventKind::Ended { cause, .. } => json!({ "kind": "ended", "cause": cause.to_string() }),
+        EventKind::Dropped { count, .. } => json!({ "kind": "dropped", "count": count }),
+        other => json!({ "kind": "other", "text": format!("{other:?}") }),
+    };
+    if let Value::Object(keys) = &mut value {
+        keys.insert("time".to_owned(), timestamp(event.time).into());
+    }
+    value
+}
+
+fn timestamp(time: SystemTime) -> String {
+    // A clock before 1970 or after 9999 is none that could be written down.
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let last_year = std::time::Duration::from_secs(253_370_764_800);
+    humantime::format_rfc3339_micros(SystemTime::UNIX_EPOCH + since.min(last_year)).to_string()
+}
+
+/// A result: `text` where it is UTF-8, else `base64`.
+pub(crate) fn bytes(bytes: &[u8]) -> (&'static str, Value) {
+    use base64::Engine;
+    match std::str::from_utf8(bytes) {
+        Ok(text) => ("text", text.into()),
+        Err(_) => ("base64", base64::engine::general_purpose::STANDARD.encode(bytes).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Exit;
+
+    #[test]
+    fn bytes_that_are_no_text_are_base64() {
+        assert_eq!(bytes(b"hi\x1b"), ("text", "hi\u{1b}".into()));
+        assert_eq!(bytes(b"\xff\x00"), ("base64", "/wA=".into()));
+    }
+
+    #[test]
+    fn a_clock_that_is_off_makes_no_panic() {
+        assert_eq!(timestamp(SystemTime::UNIX_EPOCH), "1970-01-01T00:00:00.000000Z");
+        let early = SystemTime::UNIX_EPOCH - std::time::Duration::from_secs(9);
+        assert_eq!(timestamp(early), "1970-01-01T00:00:00.000000Z");
+        let late = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1 << 40);
+        assert!(timestamp(late).starts_with("9999-"));
+    }
+
+    #[test]
+    fn an_error_has_the_documented_keys() {
+        let failure = Failure::new(Exit::Sandbox, "zygote", "a".to_owned()).with_help("b");
+        let expected =
+            json!({ "kind": "zygote", "message": "a", "chain": ["a"], "help": "b", "exit_code": 3 });
+        assert_eq!(error(&failure), expected);
+    }
+}

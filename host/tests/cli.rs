@@ -1,0 +1,288 @@
+//! The program as a person or a script uses it: what it prints where, what it writes, what it exits with.
+//!
+//! Each test runs the real program on the example plugins, confined for real. What the layers hold is not tried here,
+//! but in the integration tests of the workspace.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Once;
+
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_plugin-host");
+const LAKE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../example-plugins/image-thumbnail/assets/lake.jpg");
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
+
+/// An example plugin beside the program, built once if nobody did yet.
+fn plugin(file: &str) -> PathBuf {
+    static BUILD: Once = Once::new();
+    let folder = Path::new(PROGRAM).parent().expect("the profile's folder");
+    BUILD.call_once(|| {
+        if ["libhello.so", "libimage_thumbnail.so"].iter().all(|name| folder.join(name).exists()) {
+            return;
+        }
+        let profile = match folder.file_name().and_then(OsStr::to_str) {
+            Some("debug") | None => "dev",
+            Some(name) => name,
+        };
+        let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .args(["build", "--quiet", "-p", "hello", "-p", "image-thumbnail", "--profile", profile])
+            .arg("--manifest-path")
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
+            .arg("--target-dir")
+            .arg(folder.parent().expect("the target folder"))
+            .status();
+        assert!(status.expect("cargo").success(), "the example plugins do not build");
+    });
+    folder.join(file)
+}
+
+fn hello() -> String {
+    plugin("libhello.so").display().to_string()
+}
+
+fn thumbnail() -> String {
+    plugin("libimage_thumbnail.so").display().to_string()
+}
+
+fn program(args: &[&str]) -> Output {
+    Command::new(PROGRAM).args(args).stdin(Stdio::null()).output().expect("the program starts")
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).expect("text on stdout")
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).expect("text on stderr")
+}
+
+#[track_caller]
+fn exits(output: &Output, code: i32) {
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        stderr(output)
+    );
+}
+
+#[track_caller]
+fn object(output: &Output) -> Value {
+    assert_eq!(stderr(output), "", "with --json nothing goes to stderr");
+    serde_json::from_slice(&output.stdout).expect("one JSON object on stdout")
+}
+
+#[test]
+fn a_result_goes_to_stdout_and_the_report_to_stderr() {
+    let output = program(&["run", &hello(), "--call", "greet", "--payload", "world"]);
+    exits(&output, 0);
+    assert_eq!(stdout(&output), "hello, world\n");
+    assert!(stderr(&output).contains("seccomp"), "{}", stderr(&output));
+    assert!(!stderr(&output).contains('\x1b'), "no colours outside of a terminal");
+}
+
+#[test]
+fn quiet_leaves_the_results_alone() {
+    let output = program(&["run", &hello(), "--quiet", "--call", "greet", "--payload", "world"]);
+    exits(&output, 0);
+    assert_eq!((stdout(&output), stderr(&output)), ("hello, world\n", ""));
+}
+
+#[test]
+fn a_picture_becomes_a_thumbnail_in_a_folder_that_was_not_there() {
+    let top = tempfile::tempdir().expect("a folder");
+    let out = top.path().join("out/thumbnail.png").display().to_string();
+    let output =
+        program(&["run", &thumbnail(), "--call", "thumbnail", "--payload-file", LAKE, "--out", &out]);
+    exits(&output, 0);
+    assert_eq!(stdout(&output), format!("{out}\n"));
+    assert!(fs::read(&out).expect("the thumbnail").starts_with(PNG));
+}
+
+#[test]
+fn several_calls_keep_their_own_payloads_and_results() {
+    let top = tempfile::tempdir().expect("a folder");
+    let second = top.path().join("second").display().to_string();
+    let output = program(&[
+        "run",
+        &hello(),
+        "-q",
+        "--call",
+        "greet",
+        "--payload",
+        "a",
+        "--call",
+        "greet",
+        "--out",
+        &second,
+        "--payload",
+        "b",
+        "--call",
+        "greet",
+    ]);
+    exits(&output, 0);
+    assert_eq!(stdout(&output), format!("hello, a\n{second}\nhello, \n"));
+    assert_eq!(fs::read_to_string(&second).expect("the second result"), "hello, b");
+}
+
+#[test]
+fn bytes_go_through_pipes_as_they_are() {
+    let args = ["run", &thumbnail(), "-q", "--call", "thumbnail/32", "--payload-file", "-", "--out", "-"];
+    let mut child = Command::new(PROGRAM)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let picture = fs::read(LAKE).expect("the picture");
+    child.stdin.take().expect("a pipe").write_all(&picture).expect("the program reads its stdin");
+    let output = child.wait_with_output().expect("the program ends");
+    assert!(output.status.success());
+    assert!(output.stdout.starts_with(PNG));
+}
+
+#[test]
+fn a_result_that_is_no_text_is_described_and_not_shown() {
+    let output = program(&["run", &thumbnail(), "-q", "--call", "thumbnail", "--payload-file", LAKE]);
+    exits(&output, 0);
+    assert_eq!(stdout(&output), "");
+    assert!(stderr(&output).contains("--out FILE"), "{}", stderr(&output));
+}
+
+#[test]
+fn json_is_one_object_with_everything_in_it() {
+    let output =
+        program(&["run", &hello(), "--json", "--call", "greet", "--payload", "world", "--grant", "ui"]);
+    exits(&output, 0);
+    let object = object(&output);
+    assert_eq!(
+        (&object["format"], &object["command"], &object["error"]),
+        (&1.into(), &"run".into(), &Value::Null)
+    );
+    assert_eq!(object["plugin"]["metadata"]["id"], "hello");
+    assert_eq!(object["policy"]["permissions"], serde_json::json!(["ui"]));
+    assert_eq!(object["calls"][0]["text"], "hello, world");
+    let layers = object["report"]["layers"].as_array().expect("layers");
+    assert!(layers.iter().any(|row| row["layer"] == "seccomp" && row["enforced"] == true), "{layers:?}");
+    let states: Vec<_> =
+        object["events"].as_array().expect("events").iter().map(|event| &event["to"]).collect();
+    assert!(states.contains(&&"active".into()) && states.contains(&&"unloaded".into()), "{states:?}");
+}
+
+#[test]
+fn a_plugin_that_fails_is_exit_code_1_and_leaves_the_old_file_alone() {
+    let top = tempfile::tempdir().expect("a folder");
+    let out = top.path().join("kept").display().to_string();
+    fs::write(&out, "old").expect("a file");
+    let args = ["run", &thumbnail(), "--call", "thumbnail", "--payload", "no picture", "--out", &out];
+    let output = program(&args);
+    exits(&output, 1);
+    assert!(stderr(&output).contains("error: plugin image_thumbnail"), "{}", stderr(&output));
+    assert_eq!(fs::read_to_string(&out).expect("the file"), "old");
+
+    let output = program(&[&args[..], &["--json"]].concat());
+    exits(&output, 1);
+    let object = object(&output);
+    assert_eq!(object["error"]["kind"], "plugin-failed");
+    assert_eq!(object["error"]["exit_code"], 1);
+    assert!(object["report"]["layers"].is_array(), "what was known by then is told");
+}
+
+#[test]
+fn a_plugins_message_cannot_move_the_cursor() {
+    let hostile = "x\x1b[2J\u{202e}y";
+    let output = program(&["run", &thumbnail(), "--call", hostile]);
+    exits(&output, 1);
+    assert!(stderr(&output).contains("[2J"), "the plugin repeats the method's name: {}", stderr(&output));
+    assert!(!stderr(&output).contains(['\x1b', '\u{202e}']), "{:?}", stderr(&output));
+    let output = program(&["run", &thumbnail(), "--json", "--call", hostile]);
+    assert!(!stdout(&output).contains(['\x1b', '\u{202e}']), "{:?}", stdout(&output));
+}
+
+#[test]
+fn bad_input_is_exit_code_2_and_says_what_would_be_right() {
+    let hello = hello();
+    let folder = env!("CARGO_MANIFEST_DIR");
+    for (args, hint) in [
+        (&["run", "/nonexistent/plugin.so"][..], "help:"),
+        (&["run", PROGRAM], "shared library"),
+        (&["run", folder], "regular file"),
+        (&["inspect", LAKE], "shared library"),
+        (&["run", &hello, "--grant", "file-reed"], "file-read, file-write"),
+        (&["run", &hello, "--grant", "ui:x"], "takes no scope"),
+        (&["run", &hello, "--best-effort", "landlok"], "landlock, landlock-scopes"),
+        (&["run", &hello, "--limit", "memory=1"], "max_memory_mb"),
+        (&["run", &hello, "--limit", "max_memory_mb=1"], "8 to"),
+        (&["run", &hello, "--limit", "call_timeout=5"], "unit"),
+        (&["run", &hello, "--id", "../x"], "1 to 64"),
+        (&["run", &hello, "--payload", "x"], "--call before it"),
+        (&["run", &hello, "--call", "x", "--payload-file", "/nonexistent/payload"], "/nonexistent/payload"),
+        (&["run", &hello, "--call", "x", "--payload-file", "/dev/zero"], "max_message_bytes"),
+        (&["run"], "PLUGIN.so"),
+        (&["walk"], "walk"),
+    ] {
+        let output = program(args);
+        exits(&output, 2);
+        assert_eq!(stdout(&output), "", "{args:?}");
+        assert!(stderr(&output).starts_with("error: "), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(hint), "{args:?}: {}", stderr(&output));
+        let output = program(&[args, &["--json"]].concat());
+        exits(&output, 2);
+        let object = object(&output);
+        assert_eq!(object["error"]["exit_code"], 2, "{args:?}");
+    }
+}
+
+#[test]
+fn inspect_tells_what_a_plugin_needs_and_how_to_run_it() {
+    let output = program(&["inspect", &thumbnail()]);
+    exits(&output, 0);
+    for part in ["image-thumbnail", "0.1.0", "asks for", "libgcc_s.so.1", "plugin-host run "] {
+        assert!(stdout(&output).contains(part), "{part}: {}", stdout(&output));
+    }
+    let object = object(&program(&["inspect", &thumbnail(), "--json"]));
+    assert_eq!((&object["loadable"], &object["abi"]["matches"]), (&true.into(), &true.into()));
+    assert_eq!(object["command"], serde_json::json!(["plugin-host", "run", thumbnail()]));
+}
+
+#[test]
+fn doctor_and_run_agree_on_what_stands() {
+    let output = program(&["doctor", "--json"]);
+    let diagnosis = object(&output);
+    exits(&output, if diagnosis["healthy"] == true { 0 } else { 1 });
+    if diagnosis["healthy"] != true {
+        eprintln!("not proven: a required layer is missing on this machine");
+        return;
+    }
+    let run = object(&program(&["run", &hello(), "--json"]));
+    let standing = |layers: &Value| -> Vec<(String, bool)> {
+        let rows = layers.as_array().expect("layers").iter();
+        rows.map(|row| (row["layer"].to_string(), row["enforced"] == true)).collect()
+    };
+    assert_eq!(standing(&diagnosis["layers"]), standing(&run["report"]["layers"]));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    for args in [&["inspect", &hello()][..], &["run", &hello(), "-q", "--call", "greet"], &["--help"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = Command::new(PROGRAM).args(args).stdout(writer).output().expect("the program starts");
+        exits(&output, 0);
+        assert_eq!(stderr(&output), "", "{args:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_an_error() {
+    let full = fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+    let output =
+        Command::new(PROGRAM).args(["inspect", &hello()]).stdout(full).output().expect("the program starts");
+    exits(&output, 2);
+    assert!(stderr(&output).contains("cannot write to stdout"), "{}", stderr(&output));
+}
