@@ -115,6 +115,8 @@ pub(crate) struct Evidence {
     pub(crate) channel_closed: bool,
     /// The limit on memory, in MiB.
     pub(crate) memory_limit_mb: Option<u64>,
+    /// Whether the kernel killed in its cgroup for want of memory.
+    pub(crate) group_out_of_memory: bool,
     /// Whether the last thing printed is an allocator's complaint. The plugin's own words: they only name a cause.
     pub(crate) said_out_of_memory: bool,
 }
@@ -131,6 +133,9 @@ pub(crate) fn derive(status: i32, max_rss_kib: u64, evidence: &Evidence) -> Caus
         };
     }
     if signal == libc::SIGKILL {
+        if let (true, Some(limit_mb)) = (evidence.group_out_of_memory, evidence.memory_limit_mb) {
+            return Cause::Memory { limit_mb };
+        }
         return match (&evidence.decided, evidence.channel_closed) {
             (Some(decided), _) => decided.clone(),
             (None, true) => Cause::ChannelClosed,

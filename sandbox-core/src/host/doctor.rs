@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::broker::Served;
 use super::cause::Cause;
 use super::entry::Entry;
+use super::lifecycle::Operation;
 use super::load::confine;
 use super::policy::PluginPolicy;
 use super::report::EnforcementReport;
@@ -51,6 +52,7 @@ pub fn doctor() -> Result<Diagnosis, PluginSandboxError> {
     let everything = Layer::ALL.into_iter().fold(LayerPolicy::strict(), LayerPolicy::best_effort);
     let policy = PluginPolicy::new().layers(everything);
     let entry = Arc::new(Entry::new(PluginId::new("doctor")?, policy, None, None)?);
+    entry.subject().begin(Operation::Load)?;
     let runtime = Runtime::shared(None)?;
     let zygote = runtime.zygote()?;
     let confined = confine(&entry, &runtime, &zygote, Served::default(), Instant::now())?;
@@ -102,6 +104,6 @@ fn facts() -> Vec<Fact> {
     let cgroups = std::fs::read_to_string("/proc/self/cgroup").ok();
     let unified =
         cgroups.and_then(|text| text.lines().find_map(|line| line.strip_prefix("0::").map(str::to_owned)));
-    add("cgroup v2", unified, &|_| Some("memory is limited by RLIMIT_DATA and RLIMIT_AS in this version"));
+    add("cgroup v2", unified, &|_| None);
     facts
 }

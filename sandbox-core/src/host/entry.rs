@@ -1,45 +1,43 @@
-//! A registered plugin: its policy, its state, and the helper it has at the moment.
+//! A registered plugin and the helper it has at the moment: the operations, one at a time.
 //!
-//! Runs in the host, on any thread. Owns the state: every move of it is made here, by the table in `host::lifecycle`.
+//! Runs in the host, on any thread. Owns whose turn it is. When it goes, its helper goes.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use plugin_abi::{ErrorKind, PluginMetadata};
 use rustix::process::{Pid, Rlimit};
 
 use super::app::App;
 use super::cause::Cause;
-use super::events::{EventHub, EventKind, SandboxEvent, escape};
+use super::events::{EventHub, escape};
 use super::instance::{Expect, Instance, Reply};
-use super::lifecycle::{self, Operation, Outcome, PluginState};
+use super::lifecycle::{Operation, Outcome, PluginState};
 use super::policy::{PluginPolicy, PolicyCell};
 use super::procfs;
 use super::report::EnforcementReport;
 use super::runtime::Runtime;
+use super::subject::Subject;
 use super::verify::kernel_label;
 use crate::error::PluginSandboxError;
 use crate::shared::plan::rlimits;
-use crate::shared::policy::{LimitError, PluginId, PluginPermission, ResourceLimits};
+use crate::shared::policy::{LimitError, PluginId, ResourceLimits};
 use crate::shared::wire::control::{Bytes, Fault, FaultKind, ToHelper};
 
 /// A plugin as the manager, or a sandbox that stands alone, knows it.
 pub(crate) struct Entry {
-    id: PluginId,
-    policy: PolicyCell,
+    subject: Arc<Subject>,
     program: Option<PathBuf>,
-    standing: Mutex<Standing>,
+    current: Mutex<Current>,
     turn: Mutex<()>,
     operator: Mutex<Option<ThreadId>>,
-    hub: EventHub,
-    managers: Option<Arc<EventHub>>,
 }
 
-/// Where it stands.
-struct Standing {
-    state: PluginState,
+/// What it has at the moment.
+#[derive(Default)]
+struct Current {
     /// The helper of the last load, which may have ended.
     instance: Option<Arc<Instance>>,
     runtime: Option<Arc<Runtime>>,
@@ -79,88 +77,30 @@ impl Entry {
         managers: Option<Arc<EventHub>>,
     ) -> Result<Self, PluginSandboxError> {
         policy.limits.check()?;
-        let standing = Standing {
-            state: PluginState::Registered,
-            instance: None,
-            runtime: None,
-            report: None,
-            activated_before: false,
-        };
         Ok(Self {
-            id,
-            policy: PolicyCell::new(policy),
+            subject: Arc::new(Subject::new(id, PolicyCell::new(policy), managers)),
             program,
-            standing: Mutex::new(standing),
+            current: Mutex::default(),
             turn: Mutex::new(()),
             operator: Mutex::new(None),
-            hub: EventHub::default(),
-            managers,
         })
     }
 
-    pub(crate) fn id(&self) -> &PluginId {
-        &self.id
-    }
-
-    pub(crate) fn policy(&self) -> &PolicyCell {
-        &self.policy
-    }
-
-    pub(crate) fn limits(&self) -> ResourceLimits {
-        self.policy.limits()
+    pub(crate) fn subject(&self) -> &Arc<Subject> {
+        &self.subject
     }
 
     pub(crate) fn program(&self) -> Option<PathBuf> {
         self.program.clone()
     }
 
-    pub(crate) fn hub(&self) -> &EventHub {
-        &self.hub
-    }
-
-    pub(crate) fn state(&self) -> PluginState {
-        lock(&self.standing).state
-    }
-
     pub(crate) fn report(&self) -> Option<Arc<EnforcementReport>> {
-        lock(&self.standing).report.clone()
+        lock(&self.current).report.clone()
     }
 
     /// The helper of the last load, whether it lives or not.
     pub(crate) fn instance(&self) -> Option<Arc<Instance>> {
-        lock(&self.standing).instance.clone()
-    }
-
-    /// Whether the permission of this name is held, at any scope.
-    pub(crate) fn holds_named(&self, name: &str) -> bool {
-        self.policy.read(|grants| grants.list().iter().any(|grant| grant.name() == name))
-    }
-
-    /// Tells whoever listens. The event is made only if somebody does.
-    pub(crate) fn publish(&self, kind: impl FnOnce() -> EventKind) {
-        let managers = self.managers.as_deref().filter(|hub| hub.is_heard());
-        if managers.is_none() && !self.hub.is_heard() && !tracing::enabled!(tracing::Level::DEBUG) {
-            return;
-        }
-        let event = SandboxEvent { time: SystemTime::now(), plugin: self.id.clone(), kind: kind() };
-        tracing::debug!(plugin = %self.id, event = ?event.kind);
-        self.hub.publish(&event);
-        if let Some(hub) = managers {
-            hub.publish(&event);
-        }
-    }
-
-    // ---- permissions and limits, in any state
-
-    pub(crate) fn grant(&self, permission: PluginPermission) {
-        self.policy.change(|grants| grants.grant(permission.clone()));
-        self.publish(|| EventKind::PermissionGranted { permission });
-    }
-
-    pub(crate) fn revoke(&self, permission: &PluginPermission) -> bool {
-        let held = self.policy.change(|grants| grants.revoke(permission));
-        self.publish(|| EventKind::PermissionRevoked { permission: permission.clone(), held });
-        held
+        lock(&self.current).instance.clone()
     }
 
     /// Changes the limits, of a running helper too.
@@ -170,7 +110,7 @@ impl Entry {
             apply_limits(&instance, &limits)?;
             instance.set_limits(limits.max_cpu_time_sec, limits.max_memory_mb);
         }
-        self.policy.set_limits(limits);
+        self.subject.policy().set_limits(limits);
         Ok(())
     }
 
@@ -180,44 +120,11 @@ impl Entry {
     fn turn(&self, operation: Operation) -> Result<Turn<'_>, PluginSandboxError> {
         let this = std::thread::current().id();
         if *lock(&self.operator) == Some(this) {
-            return Err(PluginSandboxError::Reentrant { plugin: self.id.clone(), operation });
+            return Err(PluginSandboxError::Reentrant { plugin: self.subject.id().clone(), operation });
         }
         let turn = lock(&self.turn);
         *lock(&self.operator) = Some(this);
         Ok(Turn { entry: self, _turn: turn })
-    }
-
-    /// Moves to the state in which `operation` is under way. Returns the one before.
-    fn begin(&self, operation: Operation) -> Result<PluginState, PluginSandboxError> {
-        let mut standing = lock(&self.standing);
-        let state = standing.state;
-        match lifecycle::begin(state, operation) {
-            Some(next) => {
-                self.move_to(&mut standing, next);
-                Ok(state)
-            }
-            None => Err(PluginSandboxError::WrongState {
-                plugin: self.id.clone(),
-                operation,
-                state,
-                allowed: lifecycle::allowed_from(operation),
-            }),
-        }
-    }
-
-    fn move_to(&self, standing: &mut Standing, to: PluginState) {
-        let from = std::mem::replace(&mut standing.state, to);
-        if from != to {
-            self.publish(|| EventKind::StateChanged { from, to });
-        }
-    }
-
-    /// Moves on after `operation`, unless an end or an unload has moved on already.
-    fn finish(&self, operation: Operation, under_way: PluginState, outcome: Outcome) {
-        let mut standing = lock(&self.standing);
-        if standing.state == under_way {
-            self.move_to(&mut standing, lifecycle::finish(operation, outcome));
-        }
     }
 
     /// Loads, with `load` doing the work.
@@ -226,49 +133,56 @@ impl Entry {
         load: impl FnOnce() -> Result<Loaded, PluginSandboxError>,
     ) -> Result<(Arc<PluginMetadata>, Arc<EnforcementReport>), PluginSandboxError> {
         let _turn = self.turn(Operation::Load)?;
-        let before = self.begin(Operation::Load)?;
+        let before = self.subject.begin(Operation::Load)?;
         match load() {
             Ok(loaded) => {
-                let mut standing = lock(&self.standing);
-                standing.report = Some(Arc::clone(&loaded.report));
-                standing.runtime = Some(loaded.runtime);
-                standing.activated_before = false;
-                if let Some(cause) = loaded.instance.end() {
-                    drop(standing);
-                    return Err(self.ended(Operation::Load, cause));
+                let mut current = lock(&self.current);
+                current.runtime = Some(loaded.runtime);
+                current.activated_before = false;
+                drop(current);
+                if !self.subject.settle(PluginState::Loading, PluginState::Loaded) {
+                    // It ended, or was unloaded, just after.
+                    return Err(self.ended(Operation::Load, loaded.instance.wait_end()));
                 }
-                self.move_to(&mut standing, PluginState::Loaded);
                 Ok((loaded.metadata, loaded.report))
             }
             Err(error) => {
-                let mut standing = lock(&self.standing);
-                if standing.state == PluginState::Loading {
-                    let touched = matches!(error, PluginSandboxError::LoadFailed { .. });
-                    self.move_to(&mut standing, if touched { PluginState::Unloaded } else { before });
+                if let Some(instance) = self.instance().filter(|instance| instance.end().is_none()) {
+                    instance.kill(Some(Cause::Unloaded));
+                    instance.wait_end();
                 }
+                let touched = matches!(error, PluginSandboxError::LoadFailed { .. });
+                let to = if touched { PluginState::Unloaded } else { before };
+                self.subject.settle(PluginState::Loading, to);
                 Err(error)
             }
         }
     }
 
     /// The helper of a load under way: what ends is this one from now on.
-    pub(crate) fn set_instance(&self, instance: &Arc<Instance>) {
-        lock(&self.standing).instance = Some(Arc::clone(instance));
+    /// Fails if the plugin was unloaded before there was one.
+    pub(crate) fn set_instance(&self, instance: &Arc<Instance>) -> Result<(), PluginSandboxError> {
+        lock(&self.current).instance = Some(Arc::clone(instance));
+        if self.subject.set_helper(instance.id) {
+            return Ok(());
+        }
+        instance.kill(Some(Cause::Unloaded));
+        Err(self.ended(Operation::Load, Cause::Unloaded))
     }
 
     /// The report of a load under way, kept even if the load fails for it.
     pub(crate) fn set_report(&self, report: &Arc<EnforcementReport>) {
-        lock(&self.standing).report = Some(Arc::clone(report));
+        lock(&self.current).report = Some(Arc::clone(report));
     }
 
     pub(crate) fn activate(&self, app: App) -> Result<(), PluginSandboxError> {
         let _turn = self.turn(Operation::Activate)?;
-        self.begin(Operation::Activate)?;
+        self.subject.begin(Operation::Activate)?;
         let instance = self.living(Operation::Activate)?;
         instance.set_app(app);
-        let before = std::mem::replace(&mut lock(&self.standing).activated_before, true);
+        let before = std::mem::replace(&mut lock(&self.current).activated_before, true);
         instance.begin_activation(!before);
-        let timeout = self.limits().activate_timeout;
+        let timeout = self.subject.limits().activate_timeout;
         let reply =
             instance.transact(Some(&ToHelper::Activate), Expect::Activated, Operation::Activate, timeout);
         self.concluded(Operation::Activate, PluginState::Activating, reply)
@@ -280,9 +194,9 @@ impl Entry {
     }
 
     fn deactivate_in_turn(&self) -> Result<(), PluginSandboxError> {
-        self.begin(Operation::Deactivate)?;
+        self.subject.begin(Operation::Deactivate)?;
         let instance = self.living(Operation::Deactivate)?;
-        let timeout = self.limits().deactivate_timeout;
+        let timeout = self.subject.limits().deactivate_timeout;
         let order = ToHelper::Deactivate;
         let reply = instance.transact(Some(&order), Expect::Deactivated, Operation::Deactivate, timeout);
         self.concluded(Operation::Deactivate, PluginState::Deactivating, reply)
@@ -296,11 +210,11 @@ impl Entry {
     ) -> Result<(), PluginSandboxError> {
         match reply {
             Ok(Reply::Done(Ok(()))) => {
-                self.finish(operation, under_way, Outcome::Succeeded);
+                self.subject.finish(operation, under_way, Outcome::Succeeded);
                 Ok(())
             }
             Ok(Reply::Done(Err(fault))) => {
-                self.finish(operation, under_way, Outcome::Refused);
+                self.subject.finish(operation, under_way, Outcome::Refused);
                 Err(self.refused(operation, fault))
             }
             Ok(_) => Err(self.ended(operation, Cause::Protocol { what: "another reply".to_owned() })),
@@ -310,15 +224,15 @@ impl Entry {
 
     pub(crate) fn call(&self, method: &str, payload: &[u8]) -> Result<Vec<u8>, PluginSandboxError> {
         let _turn = self.turn(Operation::Call)?;
-        self.begin(Operation::Call)?;
+        self.subject.begin(Operation::Call)?;
         let instance = self.living(Operation::Call)?;
         let (len, max) = ((payload.len() + method.len()) as u64, instance.max_message_bytes);
         if len > max {
-            return Err(PluginSandboxError::MessageTooLarge { plugin: self.id.clone(), len, max });
+            return Err(PluginSandboxError::MessageTooLarge { plugin: self.subject.id().clone(), len, max });
         }
         let id = instance.next_call();
         let order = ToHelper::Call { id, method: method.to_owned(), payload: payload.to_vec() };
-        let timeout = self.limits().call_timeout;
+        let timeout = self.subject.limits().call_timeout;
         match instance.transact(Some(&order), Expect::Returned(id), Operation::Call, timeout) {
             Ok(Reply::Returned(Ok(Bytes(result)))) => Ok(result),
             Ok(Reply::Returned(Err(fault))) => Err(self.refused(Operation::Call, fault)),
@@ -332,7 +246,7 @@ impl Entry {
         let own = *lock(&self.operator) == Some(std::thread::current().id());
         let turn = if own { None } else { self.turn.try_lock().ok() };
         if turn.is_none() {
-            self.begin(Operation::Unload)?;
+            self.subject.begin(Operation::Unload)?;
             // There may be none yet, in a load that has only begun: the load finds out that it is not wanted.
             if let Some(instance) = self.instance() {
                 instance.kill(Some(Cause::Unloaded));
@@ -340,11 +254,11 @@ impl Entry {
             }
             return Ok(());
         }
-        let was_active = self.state() == PluginState::Active;
+        let was_active = self.subject.state() == PluginState::Active;
         // What `deactivate` says changes nothing: the plugin goes.
         let _ = was_active.then(|| self.deactivate_in_turn());
-        let timeout = self.limits().deactivate_timeout;
-        self.begin(Operation::Unload)?;
+        let timeout = self.subject.limits().deactivate_timeout;
+        self.subject.begin(Operation::Unload)?;
         let Some(instance) = self.instance().filter(|instance| instance.end().is_none()) else {
             return Ok(());
         };
@@ -373,7 +287,7 @@ impl Entry {
     }
 
     fn ended(&self, operation: Operation, cause: Cause) -> PluginSandboxError {
-        PluginSandboxError::Ended { plugin: self.id.clone(), operation, cause }
+        PluginSandboxError::Ended { plugin: self.subject.id().clone(), operation, cause }
     }
 
     fn refused(&self, operation: Operation, fault: Fault) -> PluginSandboxError {
@@ -384,22 +298,7 @@ impl Entry {
             FaultKind::Failed | FaultKind::TooLarge => ErrorKind::Failed,
         };
         let message = escape(fault.message.as_bytes());
-        PluginSandboxError::PluginFailed { plugin: self.id.clone(), operation, kind, message }
-    }
-
-    /// Its helper has ended, at whatever moment.
-    pub(crate) fn helper_ended(&self, instance: &Instance, cause: &Cause) {
-        let mut standing = lock(&self.standing);
-        let ours = standing.instance.as_ref().is_some_and(|own| own.id == instance.id);
-        if !ours {
-            return;
-        }
-        if standing.state != PluginState::Unloaded {
-            let to = if *cause == Cause::Unloaded { PluginState::Unloaded } else { PluginState::Crashed };
-            self.move_to(&mut standing, to);
-        }
-        drop(standing);
-        self.publish(|| EventKind::Ended { cause: cause.clone() });
+        PluginSandboxError::PluginFailed { plugin: self.subject.id().clone(), operation, kind, message }
     }
 }
 

@@ -15,12 +15,13 @@ use rustix::process::Signal;
 use super::app::{App, ServiceRequest};
 use super::broker::Served;
 use super::cause::{self, Cause, Evidence};
-use super::entry::Entry;
+use super::cgroup::Group;
 use super::events::{EventKind, escape, escaped_char};
 use super::lifecycle::Operation;
 use super::outbox::{Outbox, Written};
 use super::procfs::HostPid;
 use super::runtime::Core;
+use super::subject::Subject;
 use crate::shared::wire::control::{
     Bytes, CallId, Fault, FromHelper, LoadFault, ServiceCallId, ToHelper, WireServiceError,
 };
@@ -81,12 +82,13 @@ struct Waiting {
 pub(crate) struct Instance {
     pub(crate) id: HelperId,
     pub(crate) pid: HostPid,
-    pub(crate) owner: Weak<Entry>,
+    pub(crate) subject: Arc<Subject>,
     pub(crate) core: Weak<Core>,
     pub(crate) served: Served,
     /// Where the broker looks for files.
     pub(crate) tree: Arc<OwnedFd>,
     pub(crate) max_message_bytes: u64,
+    pub(crate) cgroup: Result<Group, String>,
     pidfd: OwnedFd,
     outbox: Outbox,
     listener: OnceLock<OwnedFd>,
@@ -120,7 +122,8 @@ pub(crate) struct Parts {
     pub(crate) pid: HostPid,
     pub(crate) pidfd: OwnedFd,
     pub(crate) input: OwnedFd,
-    pub(crate) owner: Weak<Entry>,
+    pub(crate) cgroup: Result<Group, String>,
+    pub(crate) subject: Arc<Subject>,
     pub(crate) core: Weak<Core>,
     pub(crate) served: Served,
     pub(crate) tree: Arc<OwnedFd>,
@@ -140,11 +143,12 @@ impl Instance {
         Self {
             id: parts.id,
             pid: parts.pid,
-            owner: parts.owner,
+            subject: parts.subject,
             core: parts.core,
             served: parts.served,
             tree: parts.tree,
             max_message_bytes: parts.max_message_bytes,
+            cgroup: parts.cgroup,
             pidfd: parts.pidfd,
             outbox: Outbox::new(parts.input),
             listener: OnceLock::new(),
@@ -308,18 +312,17 @@ impl Instance {
     }
 
     fn answer(&self, call: ServiceCall) {
-        let Some(owner) = self.owner.upgrade() else { return };
         let app = lock(&self.app).clone();
         let ServiceCall { id, service, payload } = call;
-        let gate = app.judge(&service, |permission| owner.holds_named(permission));
+        let gate = app.judge(&service, |permission| self.subject.holds_named(permission));
         let shown = escape(service.as_bytes());
         let reply = if gate.open {
-            app.run(&ServiceRequest { plugin: owner.id(), service: &service, payload: &payload })
+            app.run(&ServiceRequest { plugin: self.subject.id(), service: &service, payload: &payload })
         } else {
             let permission = gate.permission.clone().unwrap_or_default();
             Err(WireServiceError::PermissionDenied { permission, service: shown.clone() })
         };
-        owner.publish(|| EventKind::ServiceCall {
+        self.subject.publish(|| EventKind::ServiceCall {
             service: shown,
             permission: gate.permission,
             granted: gate.open,
@@ -404,6 +407,7 @@ impl Instance {
         };
         let mut evidence = lock(&self.ending).clone();
         evidence.said_out_of_memory = said_out_of_memory;
+        evidence.group_out_of_memory = self.cgroup.as_ref().is_ok_and(Group::was_out_of_memory);
         self.finish(cause::derive(status, max_rss_kib, &evidence));
     }
 
@@ -421,12 +425,8 @@ impl Instance {
         if self.finishing.swap(true, Ordering::AcqRel) {
             return;
         }
-        // The owner's state first, so that whoever is woken by the end finds it; and held until the end is told, since
-        // the last owner waits for that when it goes.
-        let owner = self.owner.upgrade();
-        if let Some(owner) = &owner {
-            owner.helper_ended(self, &cause);
-        }
+        // The plugin's state first, so that whoever is woken by the end finds it.
+        self.subject.helper_ended(self.id, &cause);
         *lock(&self.end) = Some(cause);
         self.ended.notify_all();
         if let Some(Waiting { caller, .. }) = lock(&self.waiting).take() {
@@ -476,6 +476,11 @@ impl Instance {
     pub(crate) fn set_limits(&self, cpu_sec: Option<u64>, memory_mb: Option<u64>) {
         lock(&self.cpu).limit_sec = cpu_sec;
         lock(&self.ending).memory_limit_mb = memory_mb;
+        if let Ok(cgroup) = &self.cgroup
+            && let Err(error) = cgroup.change_memory(memory_mb)
+        {
+            tracing::warn!(%error, "a running plugin's memory.max stays as it was");
+        }
         if let Some(core) = self.core.upgrade() {
             core.reactor.recheck_cpu(self.id);
         }

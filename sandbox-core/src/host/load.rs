@@ -26,7 +26,7 @@ use super::procfs::HostPid;
 use super::report::EnforcementReport;
 use super::runtime::Runtime;
 use super::verify::{self, Seen};
-use super::zygote::Zygote;
+use super::zygote::{Spawned, Zygote};
 use crate::error::PluginSandboxError;
 use crate::shared::plan::namespaces::UserPlan;
 use crate::shared::plan::{HelperPlan, caps, namespaces, rlimits, seccomp};
@@ -46,7 +46,7 @@ pub(crate) struct Checked {
 pub(crate) fn load(entry: &Arc<Entry>, path: &Path) -> Result<Loaded, PluginSandboxError> {
     let checked = check(entry, path)?;
     let began = Instant::now();
-    let limits = entry.limits();
+    let limits = entry.subject().limits();
     let runtime = Runtime::shared(entry.program())?;
     let zygote = runtime.zygote()?;
     let order = checked.order;
@@ -61,13 +61,13 @@ pub(crate) fn load(entry: &Arc<Entry>, path: &Path) -> Result<Loaded, PluginSand
         }
         Ok(Reply::Loaded(Err(fault))) => {
             end(&instance);
-            Err(refused(entry.id(), path, fault))
+            Err(refused(entry.subject().id(), path, fault))
         }
         Ok(_) => {
             end(&instance);
-            Err(ended(entry.id(), Cause::Protocol { what: "another reply".to_owned() }))
+            Err(ended(entry.subject().id(), Cause::Protocol { what: "another reply".to_owned() }))
         }
-        Err(cause) => Err(ended(entry.id(), with_timeout(cause, &limits))),
+        Err(cause) => Err(ended(entry.subject().id(), with_timeout(cause, &limits))),
     }
 }
 
@@ -109,20 +109,20 @@ fn check(entry: &Entry, path: &Path) -> Result<Checked, PluginSandboxError> {
     if let Some(difference) = AbiFingerprint::current().difference(&metadata.abi) {
         return Err(PluginSandboxError::Abi { path: library.path, difference });
     }
-    let names = entry.policy().modules();
+    let names = entry.subject().policy().modules();
     let allowed = |soname: &str| names.contains(soname);
     let system = system_folders();
     let needed = closure(&library, &allowed, system, Limits::default())?;
     for module in &needed {
         let (soname, chain) = (&module.soname, &module.needed_by);
-        tracing::debug!(plugin = %entry.id(), soname, ?chain, sealed = module.sealed, base = module.base, "a module");
+        tracing::debug!(plugin = %entry.subject().id(), soname, ?chain, sealed = module.sealed, base = module.base, "a module");
     }
     // Dependencies first and by their full paths, so that the loader need not search: it then matches by soname.
     let mut order: Vec<String> =
         needed.iter().filter_map(|module| module.path.to_str().map(str::to_owned)).collect();
     let wanted = names.iter().map(String::as_str);
     let modules = extra_modules(&library, needed, wanted, &allowed, system, Limits::default())?;
-    let place = format!("/plugin/{}.so", entry.id());
+    let place = format!("/plugin/{}.so", entry.subject().id());
     order.push(place.clone());
     let served = Served::new(library.fd, &place, modules, system.folders());
     Ok(Checked { metadata, served, order })
@@ -142,29 +142,32 @@ pub(crate) fn confine(
     served: Served,
     began: Instant,
 ) -> Result<Confined, PluginSandboxError> {
-    let limits = entry.limits();
+    let limits = entry.subject().limits();
     let (instance, plan) = spawn(entry, runtime, zygote, served, &limits, began)?;
     let order = ToHelper::Confine(Box::new(plan.clone()));
     let left = left_of(limits.load_timeout, began);
     let report = match instance.transact(Some(&order), Expect::Report, Operation::Load, left) {
         Ok(Reply::Report(report)) => report,
-        Ok(_) => return Err(ended(entry.id(), Cause::Protocol { what: "another reply".to_owned() })),
-        Err(cause) => return Err(ended(entry.id(), with_timeout(cause, &limits))),
+        Ok(_) => {
+            return Err(ended(entry.subject().id(), Cause::Protocol { what: "another reply".to_owned() }));
+        }
+        Err(cause) => return Err(ended(entry.subject().id(), with_timeout(cause, &limits))),
     };
     if report.wire_version != WIRE_VERSION {
         end(&instance);
         let what =
             format!("the helper program speaks version {}, this host {WIRE_VERSION}", report.wire_version);
-        return Err(ended(entry.id(), Cause::Protocol { what }));
+        return Err(ended(entry.subject().id(), Cause::Protocol { what }));
     }
     let has_listener = take_broker(entry, &instance, &report);
     let seen = Seen {
-        plugin: entry.id(),
-        layers: &entry.policy().layers,
+        plugin: entry.subject().id(),
+        layers: &entry.subject().policy().layers,
         plan: &plan,
         zygote,
         report: &report,
         pid: instance.pid,
+        cgroup: &instance.cgroup,
         has_listener,
     };
     let report = Arc::new(verify::verify(&seen));
@@ -172,7 +175,11 @@ pub(crate) fn confine(
     if let Some(layer) = report.first_lacking() {
         end(&instance);
         let why = layer.why_not.clone().unwrap_or_default();
-        return Err(PluginSandboxError::LayerMissing { plugin: entry.id().clone(), layer: layer.layer, why });
+        return Err(PluginSandboxError::LayerMissing {
+            plugin: entry.subject().id().clone(),
+            layer: layer.layer,
+            why,
+        });
     }
     Ok(Confined { instance, report })
 }
@@ -198,9 +205,16 @@ fn spawn(
             source: errno.into(),
         })?;
     }
-    let pidfd = zygote.spawn(id, [their_input, their_output, their_printed], began + limits.load_timeout)?;
+    let cgroup = runtime.core.groups.make(limits);
+    let into = cgroup.as_ref().ok().and_then(|group| group.open().ok());
+    let ends = [their_input, their_output, their_printed];
+    let Spawned { pidfd, not_in_cgroup } = zygote.spawn(id, ends, into, began + limits.load_timeout)?;
+    let cgroup = match not_in_cgroup {
+        Some(errno) => Err(format!("clone3 into it: {errno}")),
+        None => cgroup,
+    };
     let confine = |call, errno| PluginSandboxError::Confine {
-        plugin: entry.id().clone(),
+        plugin: entry.subject().id().clone(),
         step: Step::Spawn,
         call,
         errno,
@@ -220,9 +234,10 @@ fn spawn(
     let instance = Arc::new(Instance::new(Parts {
         id,
         pid,
+        cgroup,
         pidfd,
         input,
-        owner: Arc::downgrade(entry),
+        subject: Arc::clone(entry.subject()),
         core: Arc::downgrade(&runtime.core),
         served,
         tree: tree(zygote)?,
@@ -230,8 +245,8 @@ fn spawn(
         memory_limit_mb: limits.max_memory_mb,
         cpu_limit_sec: limits.max_cpu_time_sec,
     }));
-    entry.set_instance(&instance);
     zygote.enter(id, &instance);
+    entry.set_instance(&instance)?;
     runtime.core.reactor.watch(&instance, output, printed)?;
     Ok((instance, plan))
 }
@@ -261,7 +276,7 @@ fn take_broker(entry: &Entry, instance: &Instance, report: &HelperReport) -> boo
         }
         (listener, memory) => {
             let (listener, memory) = (listener.err(), memory.err());
-            tracing::warn!(plugin = %entry.id(), ?listener, ?memory, "the broker cannot be had");
+            tracing::warn!(plugin = %entry.subject().id(), ?listener, ?memory, "the broker cannot be had");
             false
         }
     }

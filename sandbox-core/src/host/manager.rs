@@ -147,7 +147,7 @@ impl PluginSandboxManager {
         id: &str,
         permission: PluginPermission,
     ) -> Result<bool, PluginSandboxError> {
-        self.entry(id)?.grant(permission);
+        self.entry(id)?.subject().grant(permission);
         Ok(true)
     }
 
@@ -160,7 +160,7 @@ impl PluginSandboxManager {
         id: &str,
         permission: &PluginPermission,
     ) -> Result<bool, PluginSandboxError> {
-        Ok(self.entry(id)?.revoke(permission))
+        Ok(self.entry(id)?.subject().revoke(permission))
     }
 
     /// The limits of the plugin `id`.
@@ -168,7 +168,7 @@ impl PluginSandboxManager {
     /// # Errors
     /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin).
     pub fn get_resource_limits(&self, id: &str) -> Result<ResourceLimits, PluginSandboxError> {
-        Ok(self.entry(id)?.limits())
+        Ok(self.entry(id)?.subject().limits())
     }
 
     /// [`PluginSandbox::set_resource_limits`] of the plugin `id`.

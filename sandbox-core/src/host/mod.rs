@@ -5,6 +5,7 @@
 mod app;
 mod broker;
 mod cause;
+mod cgroup;
 mod doctor;
 mod entry;
 mod events;
@@ -22,6 +23,7 @@ mod report;
 mod runtime;
 mod sandbox;
 mod service_pool;
+mod subject;
 mod verify;
 mod zygote;
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 use super::broker::Workers;
+use super::cgroup::Groups;
 use super::reactor::Reactor;
 use super::service_pool::ServicePool;
 use super::zygote::Zygote;
@@ -19,6 +20,7 @@ pub(crate) struct Core {
     pub(crate) reactor: Reactor,
     pub(crate) broker: Workers,
     pub(crate) services: ServicePool,
+    pub(crate) groups: Groups,
     next_helper: AtomicU32,
 }
 
@@ -57,6 +59,7 @@ impl Runtime {
             reactor: Reactor::new()?,
             broker: Workers::new()?,
             services: ServicePool::new(),
+            groups: Groups::find(),
             next_helper: AtomicU32::new(0),
         });
         let for_reactor = Arc::clone(&core);

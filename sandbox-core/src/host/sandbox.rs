@@ -81,17 +81,17 @@ impl PluginSandbox {
 
     /// The plugin's id.
     pub fn plugin_id(&self) -> &PluginId {
-        self.entry.id()
+        self.entry.subject().id()
     }
 
     /// Where the plugin stands at this moment.
     pub fn state(&self) -> PluginState {
-        self.entry.state()
+        self.entry.subject().state()
     }
 
     /// Whether the plugin holds `permission`: without a scope, at any scope; with one, whether all of it is covered.
     pub fn has_permission(&self, permission: &PluginPermission) -> bool {
-        self.entry.policy().read(|grants| grants.holds(permission))
+        self.entry.subject().policy().read(|grants| grants.holds(permission))
     }
 
     /// [`has_permission`](Self::has_permission), with an error for no.
@@ -107,12 +107,12 @@ impl PluginSandbox {
 
     /// What is granted, in the order in which it was.
     pub fn permissions(&self) -> Vec<PluginPermission> {
-        self.entry.policy().read(|grants| grants.list().to_vec())
+        self.entry.subject().policy().read(|grants| grants.list().to_vec())
     }
 
     /// Grants `permission`, in any state; the very next use goes by it. Granting what is held changes nothing.
     pub fn grant_permission(&self, permission: PluginPermission) {
-        self.entry.grant(permission);
+        self.entry.subject().grant(permission);
     }
 
     /// Withdraws `permission`, in any state. Returns whether any of it was held.
@@ -121,12 +121,12 @@ impl PluginSandbox {
     /// a denial, and only granting that very part lifts it. A file that the plugin already has open stays readable: a
     /// descriptor cannot be taken back from a live process. To take that too, unload the plugin.
     pub fn revoke_permission(&self, permission: &PluginPermission) -> bool {
-        self.entry.revoke(permission)
+        self.entry.subject().revoke(permission)
     }
 
     /// The limits.
     pub fn resource_limits(&self) -> ResourceLimits {
-        self.entry.limits()
+        self.entry.subject().limits()
     }
 
     /// Changes the limits, of a running plugin too; timeouts from the next operation on. The size of messages is fixed
@@ -141,17 +141,17 @@ impl PluginSandbox {
 
     /// The shared libraries that the plugin may load, by soname, beside the C library's own.
     pub fn allowed_modules(&self) -> Vec<String> {
-        self.entry.policy().modules().into_iter().collect()
+        self.entry.subject().policy().modules().into_iter().collect()
     }
 
     /// Allows one more, from the next load on. Returns whether it is new.
     pub fn add_allowed_module(&self, soname: &str) -> bool {
-        self.entry.policy().change_modules(|modules| modules.insert(soname.to_owned()))
+        self.entry.subject().policy().change_modules(|modules| modules.insert(soname.to_owned()))
     }
 
     /// Allows it no more, from the next load on. Returns whether it was allowed.
     pub fn remove_allowed_module(&self, soname: &str) -> bool {
-        self.entry.policy().change_modules(|modules| modules.remove(soname))
+        self.entry.subject().policy().change_modules(|modules| modules.remove(soname))
     }
 
     /// Checks the library at `path`, confines a helper for it, and loads it there. From `Registered`, `Unloaded` or
@@ -226,7 +226,7 @@ impl PluginSandbox {
 
     /// This plugin's events from now on. At most 1024 wait; what is over is counted and reported.
     pub fn events(&self) -> Receiver<SandboxEvent> {
-        self.entry.hub().subscribe()
+        self.entry.subject().hub().subscribe()
     }
 }
 

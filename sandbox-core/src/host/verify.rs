@@ -4,6 +4,7 @@
 
 use nix::errno::Errno;
 
+use super::cgroup::Group;
 use super::procfs::{self, HostPid, Status};
 use super::report::{EnforcementReport, LayerReport};
 use super::zygote::Zygote;
@@ -22,6 +23,7 @@ pub(crate) struct Seen<'a> {
     pub(crate) zygote: &'a Zygote,
     pub(crate) report: &'a HelperReport,
     pub(crate) pid: HostPid,
+    pub(crate) cgroup: &'a Result<Group, String>,
     /// Whether the host has the filter's listener.
     pub(crate) has_listener: bool,
 }
@@ -78,6 +80,13 @@ fn find(layer: Layer, seen: &Seen<'_>, status: &Status) -> Finding {
         Layer::NetworkNamespace => namespaces(seen, &["net"]),
         Layer::OtherNamespaces => namespaces(seen, &["ipc", "uts", "cgroup"]),
         Layer::EmptyRoot => empty_root(seen),
+        Layer::MemoryCgroup => match seen.cgroup {
+            Ok(group) => match group.stands_for(seen.pid.0) {
+                Some(evidence) => Finding::stands(evidence),
+                None => Finding::lacks(true, "it is in another", "the kernel does not show it there"),
+            },
+            Err(why) => Finding::lacks(false, "none", format!("{why}; the rlimits hold what it allocates")),
+        },
         Layer::Rlimits => rlimits(seen),
         Layer::Ids => ids(seen, status),
         Layer::Capabilities => capabilities(seen, status),

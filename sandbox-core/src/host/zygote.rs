@@ -43,11 +43,18 @@ pub(crate) struct Zygote {
     book: Mutex<Book>,
 }
 
+/// A helper that has been cloned.
+pub(crate) struct Spawned {
+    pub(crate) pidfd: OwnedFd,
+    /// Why it is not in the cgroup that it was to be in.
+    pub(crate) not_in_cgroup: Option<Errno>,
+}
+
 /// Who waits for what.
 #[derive(Debug, Default)]
 struct Book {
     lost: bool,
-    spawning: HashMap<HelperId, Sender<Result<OwnedFd, Errno>>>,
+    spawning: HashMap<HelperId, Sender<Result<Spawned, Errno>>>,
     living: HashMap<HelperId, Weak<Instance>>,
     /// Ends that came before their instance was entered.
     early: HashMap<HelperId, (i32, u64)>,
@@ -91,13 +98,14 @@ impl Zygote {
         Ok((zygote, thread))
     }
 
-    /// Asks for a helper, which gets `ends`: input, output, and what it prints.
+    /// Asks for a helper, which gets `ends`: input, output, and what it prints; in `cgroup`, if there is one.
     pub(crate) fn spawn(
         &self,
         id: HelperId,
         ends: [OwnedFd; 3],
+        cgroup: Option<OwnedFd>,
         deadline: Instant,
-    ) -> Result<OwnedFd, PluginSandboxError> {
+    ) -> Result<Spawned, PluginSandboxError> {
         let (done, spawned) = bounded(1);
         {
             let mut book = self.book();
@@ -106,9 +114,9 @@ impl Zygote {
             }
             book.spawning.insert(id, done);
         }
-        let ends = ends.each_ref().map(AsFd::as_fd);
-        packets::send(self.socket.as_fd(), &ToZygote::Spawn { id }, &ends)
-            .map_err(failed("asking for a helper"))?;
+        let request = ToZygote::Spawn { id, into_cgroup: cgroup.is_some() };
+        let descriptors: Vec<_> = ends.iter().chain(&cgroup).map(AsFd::as_fd).collect();
+        packets::send(self.socket.as_fd(), &request, &descriptors).map_err(failed("asking for a helper"))?;
         let spawned: Result<_, _> = spawned.recv_deadline(deadline);
         let late = PluginSandboxError::Zygote { what: "it gave no helper in time", errno: Errno::ETIMEDOUT };
         self.book().spawning.remove(&id);
@@ -146,10 +154,11 @@ impl Zygote {
     fn hear(&self) {
         while let Ok(Some((message, mut descriptors))) = packets::receive::<FromZygote>(self.socket.as_fd()) {
             match message {
-                FromZygote::Spawned { id } => {
+                FromZygote::Spawned { id, cgroup_errno } => {
                     let waiting = self.book().spawning.remove(&id);
                     if let (Some(waiting), Some(pidfd)) = (waiting, descriptors.pop()) {
-                        let _ = waiting.send(Ok(pidfd));
+                        let not_in_cgroup = cgroup_errno.map(Errno::from_raw);
+                        let _ = waiting.send(Ok(Spawned { pidfd, not_in_cgroup }));
                     }
                 }
                 FromZygote::SpawnFailed { id, errno } => {

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::signal::SigSet;
 
 use crate::entry::Role;
-use crate::shared::sys::clone::clone_to_exec;
+use crate::shared::sys::clone::{Cloned, clone_into_cgroup, clone_to_exec};
 use crate::shared::sys::inherited;
 
 /// Where the helper finds the namespace with the empty root.
@@ -31,11 +31,25 @@ pub(crate) struct Ends {
     pub(crate) printed: OwnedFd,
 }
 
-/// Clones one helper; its id here, and its pidfd.
-pub(crate) fn helper(mold: &mut Mold, ends: &Ends) -> Result<(i32, OwnedFd), Errno> {
+/// Clones one helper, into its cgroup if it has one; its id here, and its pidfd.
+pub(crate) fn helper(
+    mold: &mut Mold,
+    ends: &Ends,
+    cgroup: Option<&OwnedFd>,
+) -> Result<(i32, OwnedFd), Errno> {
     let (image, null) = (mold.image.as_fd(), mold.null.as_fd());
     let namespace = mold.empty_namespace.as_ref().map(AsFd::as_fd);
-    clone_to_exec(&mut mold.stack, || become_helper(image, null, namespace, ends))
+    let Some(cgroup) = cgroup else {
+        return clone_to_exec(&mut mold.stack, || become_helper(image, null, namespace, ends));
+    };
+    // The C library's clone(2), which can lend the zygote's memory, has no room for a cgroup.
+    match clone_into_cgroup(cgroup.as_fd())? {
+        Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
+        Cloned::Child => {
+            become_helper(image, null, namespace, ends);
+            inherited::exit_at_once(74)
+        }
+    }
 }
 
 /// Borrows the zygote's memory, so it allocates nothing: system calls, then the exec.

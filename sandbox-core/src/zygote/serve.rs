@@ -117,12 +117,23 @@ fn serve(socket: BorrowedFd<'_>, mold: &mut Mold, children: &SignalFd) {
         if !asked {
             continue;
         }
-        let Ok(Some((ToZygote::Spawn { id }, ends))) = packets::receive::<ToZygote>(socket) else { return };
+        let Ok(Some((ToZygote::Spawn { id, into_cgroup }, mut ends))) = packets::receive::<ToZygote>(socket)
+        else {
+            return;
+        };
+        let cgroup = if into_cgroup { ends.pop() } else { None };
         let Ok([input, output, printed]) = <[OwnedFd; 3]>::try_from(ends) else { return };
-        let sent = match clone::helper(mold, &Ends { input, output, printed }) {
+        let ends = Ends { input, output, printed };
+        let (mut cloned, mut cgroup_errno) = (clone::helper(mold, &ends, cgroup.as_ref()), None);
+        if let (Err(errno), Some(_)) = (&cloned, cgroup) {
+            // It may be this zygote that may not: the host is told, and decides whether it goes on without.
+            cgroup_errno = Some(*errno as i32);
+            cloned = clone::helper(mold, &ends, None);
+        }
+        let sent = match cloned {
             Ok((pid, pidfd)) => {
                 living.insert(pid, id);
-                packets::send(socket, &FromZygote::Spawned { id }, &[pidfd.as_fd()])
+                packets::send(socket, &FromZygote::Spawned { id, cgroup_errno }, &[pidfd.as_fd()])
             }
             Err(errno) => packets::send(socket, &FromZygote::SpawnFailed { id, errno: errno as i32 }, &[]),
         };

@@ -10,7 +10,6 @@ use rustix::fs::{FileType, Mode, OFlags};
 
 use super::files::{Refused, Tree, stat_bytes};
 use super::{base, memory};
-use crate::host::entry::Entry;
 use crate::host::events::{EventKind, escape};
 use crate::host::instance::Instance;
 use crate::shared::policy::Grants;
@@ -31,10 +30,7 @@ impl From<Result<i64, Errno>> for Answer {
 
 /// Serves one request.
 pub(crate) fn serve(instance: &Arc<Instance>, listener: BorrowedFd<'_>, notification: &Notification) {
-    let answer = match instance.owner.upgrade() {
-        Some(owner) => Request { instance, owner: &owner, listener, notification }.answer(),
-        None => Answer::Errno(Errno::EPERM),
-    };
+    let answer = Request { instance, listener, notification }.answer();
     // An error here is a caller that has ended meanwhile: there is nobody left to be answered.
     let id = notification.id;
     let _ = match answer {
@@ -52,7 +48,6 @@ pub(crate) fn serve(instance: &Arc<Instance>, listener: BorrowedFd<'_>, notifica
 
 struct Request<'a> {
     instance: &'a Instance,
-    owner: &'a Arc<Entry>,
     listener: BorrowedFd<'a>,
     notification: &'a Notification,
 }
@@ -97,10 +92,12 @@ impl Request<'_> {
             #[cfg(target_arch = "x86_64")]
             libc::SYS_access => self.access(self.named_here(0), self.int(1)),
             libc::SYS_uname => {
-                let own = self.owner.holds_named("system");
+                let own = self.instance.subject.holds_named("system");
                 self.write(self.arg(0), &base::utsname(own))
             }
-            libc::SYS_sysinfo => self.write(self.arg(0), &base::sysinfo(self.owner.limits().max_memory_mb)),
+            libc::SYS_sysinfo => {
+                self.write(self.arg(0), &base::sysinfo(self.instance.subject.limits().max_memory_mb))
+            }
             nr => self.refuse(nr),
         }
     }
@@ -145,7 +142,7 @@ impl Request<'_> {
 
     fn with_tree<T>(&self, work: impl FnOnce(&Tree<'_>, &Grants) -> T) -> T {
         // As the grants are at this moment; the lock is not held while the file system works.
-        let grants = self.owner.policy().read(Grants::clone);
+        let grants = self.instance.subject.policy().read(Grants::clone);
         work(&Tree::new(self.instance.tree.as_fd()), &grants)
     }
 
@@ -301,7 +298,7 @@ impl Request<'_> {
         granted: bool,
         rule: &str,
     ) {
-        self.owner.publish(|| EventKind::Access {
+        self.instance.subject.publish(|| EventKind::Access {
             permission,
             action,
             object: escape(object),

@@ -21,6 +21,9 @@ pub enum Layer {
     EmptyRoot,
     /// Memory, descriptors, threads, core dumps: getrlimit(2).
     Rlimits,
+    /// A control group of its own with a limit on memory, what the kernel keeps for it included: cgroups(7), version 2.
+    /// Without one the rlimits hold what the plugin allocates.
+    MemoryCgroup,
     /// A user id that is not root's and, for a root host, no other plugin's: credentials(7).
     Ids,
     /// All five capability sets empty, securebits locked: capabilities(7).
@@ -67,11 +70,12 @@ pub struct LayerPolicy {
 
 impl Layer {
     /// Every layer, in the order in which a helper puts them up.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::UserNamespace,
         Self::PidNamespace,
         Self::NetworkNamespace,
         Self::OtherNamespaces,
+        Self::MemoryCgroup,
         Self::Rlimits,
         Self::EmptyRoot,
         Self::Ids,
@@ -92,6 +96,7 @@ impl Layer {
             Self::NetworkNamespace => "network-namespace",
             Self::OtherNamespaces => "other-namespaces",
             Self::EmptyRoot => "empty-root",
+            Self::MemoryCgroup => "memory-cgroup",
             Self::Rlimits => "rlimits",
             Self::Ids => "ids",
             Self::Capabilities => "capabilities",
@@ -115,6 +120,9 @@ impl Layer {
             }
             Self::EmptyRoot => {
                 "without it only the filter and Landlock stand between a plugin and the host's files"
+            }
+            Self::MemoryCgroup => {
+                "without it only what a plugin allocates counts, not what the kernel keeps for it"
             }
             Self::Rlimits => {
                 "without it a plugin may take the memory, descriptors and threads of the machine"
@@ -169,9 +177,11 @@ impl LayerPolicy {
         match layer {
             // A user namespace is how an ordinary user comes by the others, each of which is asked for itself; root does not
             // need it.
-            Layer::UserNamespace | Layer::MemoryDenyWriteExecute | Layer::LandlockScopes => {
-                Demand::WhereAvailable
-            }
+            Layer::UserNamespace
+            | Layer::MemoryCgroup
+            | Layer::MemoryDenyWriteExecute
+            | Layer::LandlockScopes => Demand::WhereAvailable,
+
             _ if self.best_effort.contains(&layer) => Demand::BestEffort,
             _ => Demand::Required,
         }

@@ -2,7 +2,7 @@
 //!
 //! Runs in the launcher (the zygote) and in the zygote (the helpers), both of one thread.
 
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
@@ -20,25 +20,11 @@ pub(crate) enum Cloned {
 ///
 /// The caller must have one thread: the copy has only that one, and what others held would stay locked.
 pub(crate) fn clone_sibling(flags: CloneFlags) -> Result<Cloned, Errno> {
-    #[repr(C)]
-    #[derive(Default)]
-    struct CloneArgs {
-        flags: u64,
-        pidfd: u64,
-        child_tid: u64,
-        parent_tid: u64,
-        exit_signal: u64,
-        stack: u64,
-        stack_size: u64,
-        tls: u64,
-    }
     let mut pidfd: libc::c_int = -1;
     let flags = u64::from((flags | CloneFlags::CLONE_PARENT).bits().cast_unsigned())
         | u64::from(libc::CLONE_PIDFD.cast_unsigned());
     let args = CloneArgs { flags, pidfd: (&raw mut pidfd) as u64, ..CloneArgs::default() };
-    // SAFETY: `args` is the first 64 bytes of `struct clone_args` (CLONE_ARGS_SIZE_VER0) and outlives the call; without
-    // CLONE_VM the child goes on with a copy of this stack, and the caller has one thread, so no lock is held in it.
-    let mut pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    let mut pid = clone3(&args);
     if Errno::result(pid) == Err(Errno::ENOSYS) {
         // SAFETY: as above; a null stack means "as this one", and the third argument is where CLONE_PIDFD writes.
         let fallback =
@@ -53,6 +39,52 @@ pub(crate) fn clone_sibling(flags: CloneFlags) -> Result<Cloned, Errno> {
             Ok(Cloned::Parent { pid: i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?, pidfd })
         }
     }
+}
+
+/// A child in the cgroup behind `cgroup`, which otherwise is a copy of this process: clone3(2) with CLONE_INTO_CGROUP.
+/// The caller must have one thread, as for [`clone_sibling`].
+pub(crate) fn clone_into_cgroup(cgroup: BorrowedFd<'_>) -> Result<Cloned, Errno> {
+    let mut pidfd: libc::c_int = -1;
+    let args = CloneArgs {
+        flags: u64::from(libc::CLONE_PIDFD.cast_unsigned()) | CLONE_INTO_CGROUP,
+        pidfd: (&raw mut pidfd) as u64,
+        exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()),
+        cgroup: u64::try_from(cgroup.as_raw_fd()).map_err(|_| Errno::EBADF)?,
+        ..CloneArgs::default()
+    };
+    match Errno::result(clone3(&args))? {
+        0 => Ok(Cloned::Child),
+        pid => {
+            // SAFETY: the kernel has just made this descriptor for us alone, as CLONE_PIDFD promises on success.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Cloned::Parent { pid: i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?, pidfd })
+        }
+    }
+}
+
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000; // linux/sched.h; wider than libc's constants
+
+/// `struct clone_args` up to CLONE_ARGS_SIZE_VER2, Linux 5.7.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+fn clone3(args: &CloneArgs) -> libc::c_long {
+    // SAFETY: `args` is a whole `struct clone_args` with its size beside it, and outlives the call. None of our flags is
+    // CLONE_VM, so the child goes on with a copy of this stack; the caller has one thread, so no lock is held in the copy.
+    unsafe { libc::syscall(libc::SYS_clone3, &raw const *args, size_of::<CloneArgs>()) }
 }
 
 /// A child that runs `become_another`, which is to exec: it borrows this process's memory, and this process stands still

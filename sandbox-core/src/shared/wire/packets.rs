@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use crate::shared::wire::zygote::MAX_PACKET_BYTES;
 
 /// The most descriptors that come with one packet.
-const MAX_DESCRIPTORS: usize = 3;
+const MAX_DESCRIPTORS: usize = 4;
 
 /// Sends one message, with descriptors.
 pub(crate) fn send<M: Serialize>(

@@ -16,8 +16,9 @@ pub(crate) struct HelperId(pub(crate) u32);
 pub(crate) enum ToZygote {
     /// The first packet: what a process that was started by accident could not know.
     Hello { wire_version: u32 },
-    /// Clone a helper. Comes with three descriptors: its input, its output, and what it prints.
-    Spawn { id: HelperId },
+    /// Clone a helper. Comes with three descriptors, its input, its output, and what it prints; and, as a fourth, the cgroup
+    /// to clone it into.
+    Spawn { id: HelperId, into_cgroup: bool },
 }
 
 /// What launcher and zygote say to the host.
@@ -31,9 +32,10 @@ pub(crate) enum FromZygote {
         shared_root: bool,
         file_tree: bool,
     },
-    /// A helper was cloned. Comes with its pidfd.
+    /// A helper was cloned. Comes with its pidfd. `cgroup_errno`: why it is not in its cgroup.
     Spawned {
         id: HelperId,
+        cgroup_errno: Option<i32>,
     },
     SpawnFailed {
         id: HelperId,

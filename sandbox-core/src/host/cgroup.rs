@@ -1,0 +1,149 @@
+//! A control group of its own for each helper, where the host may make one: cgroups(7), version 2.
+//!
+//! Runs in the host. Owns the folder, which goes with the helper. Never moves a process: a helper is cloned into its group,
+//! since a move waits for the kernel for milliseconds. Version 1 is left alone.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::shared::policy::ResourceLimits;
+
+/// How every group of ours is called; the rest is the host's process id and a number.
+const PREFIX: &str = "plugin-sandbox-";
+
+/// What the kernel itself keeps for a helper, beside what its limit is about: page tables, pipes, the start of its image.
+const KERNELS_OWN_BYTES: u64 = 16 << 20;
+
+/// Where groups can be made, or why none can.
+#[derive(Debug)]
+pub(crate) enum Groups {
+    Under(PathBuf),
+    None { why: String },
+}
+
+/// One helper's group. Removed when it is dropped, which must be after the helper's end.
+#[derive(Debug)]
+pub(crate) struct Group {
+    folder: PathBuf,
+    max_bytes: Option<u64>,
+}
+
+impl Groups {
+    /// Looks for a folder below which this process may make groups with a memory controller: its own group, or, where that
+    /// may have no groups beside processes, the one above, as a service manager delegates it.
+    pub(crate) fn find() -> Self {
+        let why = |why: String| Self::None { why };
+        let Some(mount) = mount_point() else { return why("no cgroup v2 is mounted".to_owned()) };
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let Some(own) = own.lines().find_map(|line| line.strip_prefix("0::/")) else {
+            return why("this process is in no cgroup v2".to_owned());
+        };
+        let own = mount.join(own);
+        let mut last = "this process may make none below its own".to_owned();
+        for folder in [own.as_path(), own.parent().unwrap_or(&own)] {
+            if !folder.starts_with(&mount) {
+                continue;
+            }
+            let controllers = fs::read_to_string(folder.join("cgroup.subtree_control")).unwrap_or_default();
+            if !controllers.split_whitespace().any(|controller| controller == "memory") {
+                last = "no memory controller is delegated to this process".to_owned();
+                continue;
+            }
+            let trial = folder.join(format!("{PREFIX}{}-trial", std::process::id()));
+            match fs::create_dir(&trial).and_then(|()| fs::remove_dir(&trial)) {
+                Ok(()) => {
+                    sweep(folder);
+                    return Self::Under(folder.to_owned());
+                }
+                Err(error) => last = format!("{error}"),
+            }
+        }
+        why(last)
+    }
+
+    /// A new group with these limits.
+    pub(crate) fn make(&self, limits: &ResourceLimits) -> Result<Group, String> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let parent = match self {
+            Self::Under(parent) => parent,
+            Self::None { why } => return Err(why.clone()),
+        };
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = parent.join(format!("{PREFIX}{}-{number}", std::process::id()));
+        fs::create_dir(&folder).map_err(|error| error.to_string())?;
+        let max_bytes = limits.max_memory_mb.map(|mb| (mb << 20) + KERNELS_OWN_BYTES);
+        let mut group = Group { folder, max_bytes: None };
+        group.set_memory(max_bytes).map_err(|error| format!("memory.max: {error}"))?;
+        // Not there on every kernel, or without swap: the limit above is what counts.
+        let _ = fs::write(group.folder.join("memory.swap.max"), "0");
+        let _ = fs::write(group.folder.join("memory.oom.group"), "1");
+        Ok(group)
+    }
+}
+
+impl Group {
+    /// For clone3(2)'s CLONE_INTO_CGROUP.
+    pub(crate) fn open(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(rustix::fs::open(&self.folder, flags, Mode::empty())?)
+    }
+
+    fn set_memory(&mut self, max_bytes: Option<u64>) -> io::Result<()> {
+        let text = max_bytes.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string());
+        fs::write(self.folder.join("memory.max"), text)?;
+        self.max_bytes = max_bytes;
+        Ok(())
+    }
+
+    /// Changes the limit of a running helper.
+    pub(crate) fn change_memory(&self, max_mb: Option<u64>) -> io::Result<()> {
+        let text = max_mb.map_or_else(|| "max".to_owned(), |mb| ((mb << 20) + KERNELS_OWN_BYTES).to_string());
+        fs::write(self.folder.join("memory.max"), text)
+    }
+
+    /// What stands, as the kernel tells it: the limit in bytes, if the process is in this group.
+    pub(crate) fn stands_for(&self, pid: i32) -> Option<String> {
+        let name = self.folder.file_name()?.to_str()?;
+        let of = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        of.lines().find(|line| line.starts_with("0::") && line.ends_with(name))?;
+        let max = fs::read_to_string(self.folder.join("memory.max")).ok()?;
+        Some(format!("memory.max: {}", max.trim()))
+    }
+
+    /// Whether the kernel has killed a member for want of memory.
+    pub(crate) fn was_out_of_memory(&self) -> bool {
+        let events = fs::read_to_string(self.folder.join("memory.events")).unwrap_or_default();
+        events.lines().any(|line| line.strip_prefix("oom_kill ").is_some_and(|count| count.trim() != "0"))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir(&self.folder) {
+            tracing::warn!(%error, "a helper's cgroup stays behind; the next host here removes it");
+        }
+    }
+}
+
+fn mount_point() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let line = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
+    line.split_whitespace().nth(4).map(PathBuf::from)
+}
+
+/// Removes the empty groups of hosts that were killed.
+fn sweep(folder: &Path) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let host = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if host.is_some_and(|host| !Path::new(&format!("/proc/{host}")).exists()) {
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! What everybody who deals with a plugin needs of it: its id, its policy, its state, and who listens.
+//!
+//! Runs in the host, on any thread. Owns the state: every move of it is made here, by the table in `host::lifecycle`.
+//! Knows no helper but by its number, so that a helper may hold it, for however long.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use super::cause::Cause;
+use super::events::{EventHub, EventKind, SandboxEvent};
+use super::lifecycle::{self, Operation, Outcome, PluginState};
+use super::policy::PolicyCell;
+use crate::error::PluginSandboxError;
+use crate::shared::policy::{PluginId, PluginPermission, ResourceLimits};
+use crate::shared::wire::zygote::HelperId;
+
+/// A plugin, whether it has a helper or not.
+pub(crate) struct Subject {
+    id: PluginId,
+    policy: PolicyCell,
+    standing: Mutex<Standing>,
+    hub: EventHub,
+    managers: Option<Arc<EventHub>>,
+}
+
+struct Standing {
+    state: PluginState,
+    /// The helper of the last load.
+    helper: Option<HelperId>,
+}
+
+impl Subject {
+    pub(crate) fn new(id: PluginId, policy: PolicyCell, managers: Option<Arc<EventHub>>) -> Self {
+        let standing = Mutex::new(Standing { state: PluginState::Registered, helper: None });
+        Self { id, policy, standing, hub: EventHub::default(), managers }
+    }
+
+    pub(crate) fn id(&self) -> &PluginId {
+        &self.id
+    }
+
+    pub(crate) fn policy(&self) -> &PolicyCell {
+        &self.policy
+    }
+
+    pub(crate) fn limits(&self) -> ResourceLimits {
+        self.policy.limits()
+    }
+
+    pub(crate) fn hub(&self) -> &EventHub {
+        &self.hub
+    }
+
+    /// Whether the permission of this name is held, at any scope.
+    pub(crate) fn holds_named(&self, name: &str) -> bool {
+        self.policy.read(|grants| grants.list().iter().any(|grant| grant.name() == name))
+    }
+
+    /// Tells whoever listens. The event is made only if somebody does.
+    pub(crate) fn publish(&self, kind: impl FnOnce() -> EventKind) {
+        let managers = self.managers.as_deref().filter(|hub| hub.is_heard());
+        if managers.is_none() && !self.hub.is_heard() && !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let event = SandboxEvent { time: SystemTime::now(), plugin: self.id.clone(), kind: kind() };
+        tracing::debug!(plugin = %self.id, event = ?event.kind);
+        self.hub.publish(&event);
+        if let Some(hub) = managers {
+            hub.publish(&event);
+        }
+    }
+
+    pub(crate) fn grant(&self, permission: PluginPermission) {
+        self.policy.change(|grants| grants.grant(permission.clone()));
+        self.publish(|| EventKind::PermissionGranted { permission });
+    }
+
+    pub(crate) fn revoke(&self, permission: &PluginPermission) -> bool {
+        let held = self.policy.change(|grants| grants.revoke(permission));
+        self.publish(|| EventKind::PermissionRevoked { permission: permission.clone(), held });
+        held
+    }
+
+    // ---- the state
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn state(&self) -> PluginState {
+        self.standing().state
+    }
+
+    /// From now on the end of this helper is the plugin's. False if the plugin was unloaded while it was being loaded.
+    pub(crate) fn set_helper(&self, helper: HelperId) -> bool {
+        let mut standing = self.standing();
+        standing.helper = Some(helper);
+        standing.state == PluginState::Loading
+    }
+
+    /// Moves to the state in which `operation` is under way. Returns the one before.
+    pub(crate) fn begin(&self, operation: Operation) -> Result<PluginState, PluginSandboxError> {
+        let mut standing = self.standing();
+        let state = standing.state;
+        match lifecycle::begin(state, operation) {
+            Some(next) => {
+                self.move_to(&mut standing, next);
+                Ok(state)
+            }
+            None => Err(PluginSandboxError::WrongState {
+                plugin: self.id.clone(),
+                operation,
+                state,
+                allowed: lifecycle::allowed_from(operation),
+            }),
+        }
+    }
+
+    fn move_to(&self, standing: &mut Standing, to: PluginState) {
+        let from = std::mem::replace(&mut standing.state, to);
+        if from != to {
+            self.publish(|| EventKind::StateChanged { from, to });
+        }
+    }
+
+    /// Moves on after `operation`, unless an end or an unload has moved on already.
+    pub(crate) fn finish(&self, operation: Operation, under_way: PluginState, outcome: Outcome) {
+        let mut standing = self.standing();
+        if standing.state == under_way {
+            self.move_to(&mut standing, lifecycle::finish(operation, outcome));
+        }
+    }
+
+    /// Goes to `to` if it is in `from`; whether it was.
+    pub(crate) fn settle(&self, from: PluginState, to: PluginState) -> bool {
+        let mut standing = self.standing();
+        let settles = standing.state == from;
+        if settles {
+            self.move_to(&mut standing, to);
+        }
+        settles
+    }
+
+    /// A helper has ended, at whatever moment.
+    pub(crate) fn helper_ended(&self, helper: HelperId, cause: &Cause) {
+        let mut standing = self.standing();
+        if standing.helper != Some(helper) {
+            return;
+        }
+        if standing.state != PluginState::Unloaded {
+            let to = if *cause == Cause::Unloaded { PluginState::Unloaded } else { PluginState::Crashed };
+            self.move_to(&mut standing, to);
+        }
+        drop(standing);
+        self.publish(|| EventKind::Ended { cause: cause.clone() });
+    }
+}
