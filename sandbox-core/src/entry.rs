@@ -4,39 +4,10 @@
 //! the descriptors that only our own processes pass on must be there too.
 #![allow(unsafe_code, reason = "one link section attribute")]
 
-use std::ffi::CStr;
-use std::os::fd::RawFd;
-
 use rustix::fs::FileType;
 
 use crate::shared::sys::inherited;
-
-/// What a fresh exec is to become.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
-    Launcher,
-    Zygote,
-    Helper,
-}
-
-impl Role {
-    /// The mark, as the first argument.
-    pub(crate) const fn mark(self) -> &'static CStr {
-        match self {
-            Self::Launcher => c"--plugin-sandbox-becomes=launcher",
-            Self::Zygote => c"--plugin-sandbox-becomes=zygote",
-            Self::Helper => c"--plugin-sandbox-becomes=helper",
-        }
-    }
-
-    /// The descriptors that a process with this role was given, and what each must be.
-    fn descriptors(self) -> &'static [(RawFd, FileType)] {
-        match self {
-            Self::Launcher | Self::Zygote => &[(0, FileType::Socket)],
-            Self::Helper => &[(3, FileType::Fifo), (4, FileType::Fifo)],
-        }
-    }
-}
+use crate::shared::wire::role::Role;
 
 /// Becomes the zygote or a helper if this process was started to be one, and does not return then.
 ///

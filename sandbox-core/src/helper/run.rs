@@ -10,6 +10,7 @@ use super::confine::{detach, landlock, no_new_privs, privileges, rlimits, root, 
 use super::link::Link;
 use super::{load, readback, serve};
 use crate::shared::notes::Notes;
+use crate::shared::plan::seccomp::Surroundings;
 use crate::shared::sys::inherited;
 use crate::shared::wire::WIRE_VERSION;
 use crate::shared::wire::control::{FromHelper, ToHelper};
@@ -27,12 +28,12 @@ pub(crate) fn main() -> ! {
 
     detach::detach(&plan, &mut notes); // 2
     rlimits::set_all(&plan.rlimits, &mut notes); // 3
-    root::enter(plan.root, &mut notes); // 4
+    let empty_root = root::enter(plan.root, &mut notes); // 4
     privileges::drop_all(plan.ids, &mut notes); // 5
     no_new_privs::set(&mut notes); // 6
     let landlock = landlock::restrict(&mut notes); // 7
     let mut report = readback::report(&landlock);
-    let listener = seccomp::install(plan.seccomp, &mut notes); // 8
+    let listener = seccomp::install(Surroundings { empty_root }, &mut notes); // 8
 
     if let Some((listener, killable)) = &listener {
         report.listener = listener.as_raw_fd();

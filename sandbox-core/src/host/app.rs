@@ -81,6 +81,11 @@ impl App {
         Ok(self)
     }
 
+    /// Whether there is no service.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.services.is_empty()
+    }
+
     /// The permission that `service` needs, and whether `holds` says that it is held.
     pub(crate) fn judge(&self, service: &str, holds: impl FnOnce(&str) -> bool) -> Gate {
         let group = service.split('.').next().unwrap_or_default();

@@ -111,8 +111,6 @@ impl fmt::Display for Cause {
 pub(crate) struct Evidence {
     /// What the host had decided before it killed.
     pub(crate) decided: Option<Cause>,
-    /// Whether the channel was at its end while the helper still lived.
-    pub(crate) channel_closed: bool,
     /// The limit on memory, in MiB.
     pub(crate) memory_limit_mb: Option<u64>,
     /// Whether the kernel killed in its cgroup for want of memory.
@@ -136,11 +134,7 @@ pub(crate) fn derive(status: i32, max_rss_kib: u64, evidence: &Evidence) -> Caus
         if let (true, Some(limit_mb)) = (evidence.group_out_of_memory, evidence.memory_limit_mb) {
             return Cause::Memory { limit_mb };
         }
-        return match (&evidence.decided, evidence.channel_closed) {
-            (Some(decided), _) => decided.clone(),
-            (None, true) => Cause::ChannelClosed,
-            (None, false) => Cause::Signal { signal },
-        };
+        return evidence.decided.clone().unwrap_or(Cause::Signal { signal });
     }
     if signal == libc::SIGSYS {
         return Cause::ForbiddenCall;
@@ -166,7 +160,6 @@ mod tests {
         let limited = Evidence { memory_limit_mb: Some(100), ..Evidence::default() };
         let deadline = Cause::Deadline { operation: Operation::Call, timeout: Duration::from_secs(5) };
         let decided = Evidence { decided: Some(deadline.clone()), ..Evidence::default() };
-        let closed = Evidence { channel_closed: true, ..Evidence::default() };
         for (status, rss, evidence, cause) in [
             (3 << 8, 0, &none, Cause::Exited { code: 3 }),
             (libc::SIGSEGV, 0, &none, Cause::Signal { signal: libc::SIGSEGV }),
@@ -174,7 +167,6 @@ mod tests {
             (libc::SIGSYS, 0, &none, Cause::ForbiddenCall),
             (libc::SIGKILL, 0, &decided, deadline.clone()),
             (libc::SIGSEGV, 0, &decided, Cause::Signal { signal: libc::SIGSEGV }),
-            (libc::SIGKILL, 0, &closed, Cause::ChannelClosed),
             (libc::SIGKILL, 0, &none, Cause::Signal { signal: libc::SIGKILL }),
             (libc::SIGABRT, 95 << 10, &limited, Cause::Memory { limit_mb: 100 }),
             (libc::SIGABRT, 20 << 10, &limited, Cause::Signal { signal: libc::SIGABRT }),

@@ -54,7 +54,7 @@ impl Groups {
                 last = "no memory controller is delegated to this process".to_owned();
                 continue;
             }
-            let trial = folder.join(format!("{PREFIX}{}-trial", std::process::id()));
+            let trial = folder.join(new_name());
             match fs::create_dir(&trial).and_then(|()| fs::remove_dir(&trial)) {
                 Ok(()) => {
                     sweep(folder);
@@ -68,13 +68,11 @@ impl Groups {
 
     /// A new group with these limits.
     pub(crate) fn make(&self, limits: &ResourceLimits) -> Result<Group, String> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
         let parent = match self {
             Self::Under(parent) => parent,
             Self::None { why } => return Err(why.clone()),
         };
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = parent.join(format!("{PREFIX}{}-{number}", std::process::id()));
+        let folder = parent.join(new_name());
         fs::create_dir(&folder).map_err(|error| error.to_string())?;
         let max_bytes = limits.max_memory_mb.map(|mb| (mb << 20) + KERNELS_OWN_BYTES);
         let mut group = Group { folder, max_bytes: None };
@@ -128,6 +126,12 @@ impl Drop for Group {
             tracing::warn!(%error, "a helper's cgroup stays behind; the next host here removes it");
         }
     }
+}
+
+/// A name that no other group has: of this process, and of this moment in it.
+fn new_name() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 fn mount_point() -> Option<PathBuf> {

@@ -3,7 +3,7 @@
 //! Runs in the host, on any thread. Owns whose turn it is. When it goes, its helper goes.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::ThreadId;
 use std::time::Duration;
 
@@ -25,6 +25,9 @@ use crate::error::PluginSandboxError;
 use crate::shared::plan::rlimits;
 use crate::shared::policy::{LimitError, PluginId, ResourceLimits};
 use crate::shared::wire::control::{Bytes, Fault, FaultKind, ToHelper};
+
+/// The longest name of a method.
+const MAX_METHOD_BYTES: usize = 4096;
 
 /// A plugin as the manager, or a sandbox that stands alone, knows it.
 pub(crate) struct Entry {
@@ -127,6 +130,17 @@ impl Entry {
         Ok(Turn { entry: self, _turn: turn })
     }
 
+    /// The turn, if nobody has it.
+    fn free_turn(&self) -> Option<Turn<'_>> {
+        let turn = match self.turn.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        *lock(&self.operator) = Some(std::thread::current().id());
+        Some(Turn { entry: self, _turn: turn })
+    }
+
     /// Loads, with `load` doing the work.
     pub(crate) fn load(
         &self,
@@ -226,7 +240,11 @@ impl Entry {
         let _turn = self.turn(Operation::Call)?;
         self.subject.begin(Operation::Call)?;
         let instance = self.living(Operation::Call)?;
-        let (len, max) = ((payload.len() + method.len()) as u64, instance.max_message_bytes);
+        // A name is no payload; it travels in the envelope.
+        let (len, max) = match method.len() {
+            0..=MAX_METHOD_BYTES => (payload.len() as u64, instance.max_message_bytes),
+            len => (len as u64, MAX_METHOD_BYTES as u64),
+        };
         if len > max {
             return Err(PluginSandboxError::MessageTooLarge { plugin: self.subject.id().clone(), len, max });
         }
@@ -244,19 +262,29 @@ impl Entry {
     /// Ends the helper: politely if it is idle, at once if it is in an operation, which then fails.
     pub(crate) fn unload(&self) -> Result<(), PluginSandboxError> {
         let own = *lock(&self.operator) == Some(std::thread::current().id());
-        let turn = if own { None } else { self.turn.try_lock().ok() };
+        // Taken like any other: a service that runs during `deactivate` below, on this thread, must not wait for it.
+        let turn = if own { None } else { self.free_turn() };
         if turn.is_none() {
             self.subject.begin(Operation::Unload)?;
             // There may be none yet, in a load that has only begun: the load finds out that it is not wanted.
             if let Some(instance) = self.instance() {
                 instance.kill(Some(Cause::Unloaded));
                 instance.wait_end();
+                drop(instance.take_app());
             }
             return Ok(());
         }
         let was_active = self.subject.state() == PluginState::Active;
         // What `deactivate` says changes nothing: the plugin goes.
-        let _ = was_active.then(|| self.deactivate_in_turn());
+        let deactivated = was_active.then(|| self.deactivate_in_turn());
+        if let Some(Err(PluginSandboxError::Ended { cause, .. })) = deactivated {
+            // It has not lived to be unloaded, or a service has unloaded it meanwhile: it is unloaded all the same.
+            self.subject.settle(PluginState::Crashed, PluginState::Unloaded);
+            return match cause {
+                Cause::Unloaded => Ok(()),
+                cause => Err(self.ended(Operation::Unload, cause)),
+            };
+        }
         let timeout = self.subject.limits().deactivate_timeout;
         self.subject.begin(Operation::Unload)?;
         let Some(instance) = self.instance().filter(|instance| instance.end().is_none()) else {
@@ -271,6 +299,8 @@ impl Entry {
                 instance.wait_end()
             }
         };
+        // A service may hold this very sandbox, which would keep itself for ever.
+        drop(instance.take_app());
         match cause {
             Cause::Unloaded => Ok(()),
             cause => Err(self.ended(Operation::Unload, cause)),
@@ -311,9 +341,9 @@ impl Drop for Entry {
 }
 
 /// Tells the kernel of a running helper's new limits: prlimit(2).
-fn apply_limits(instance: &Instance, limits: &ResourceLimits) -> Result<(), PluginSandboxError> {
+pub(crate) fn apply_limits(instance: &Instance, limits: &ResourceLimits) -> Result<(), PluginSandboxError> {
     let Some(pid) = Pid::from_raw(instance.pid.0) else { return Ok(()) };
-    let plan = rlimits::plan(limits, true);
+    let plan = rlimits::plan(limits, instance.counts_alone);
     for planned in plan.iter().filter(|planned| planned.resource.is_settable()) {
         let Some((stands, ceiling)) = procfs::limits(instance.pid, kernel_label(planned.resource)) else {
             continue;

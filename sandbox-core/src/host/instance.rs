@@ -3,9 +3,10 @@
 //! Runs in the host, on any thread. Owns the rule of what a helper may say when: a message that nobody waits for ends it.
 //! A helper is used for one load and never again.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -25,12 +26,16 @@ use super::subject::Subject;
 use crate::shared::wire::control::{
     Bytes, CallId, Fault, FromHelper, LoadFault, ServiceCallId, ToHelper, WireServiceError,
 };
-use crate::shared::wire::frame;
+use crate::shared::wire::frame::{self, ENVELOPE_BYTES};
 use crate::shared::wire::report::HelperReport;
 use crate::shared::wire::zygote::HelperId;
 
 /// How many calls of services may be unanswered at once.
 const MAX_SERVICE_BACKLOG: usize = 64;
+
+/// How many of the largest messages may lie in the host's memory, either way, for a plugin that calls services faster than
+/// they are run or reads slower than they answer. An honest one holds what it sends and gets in its own memory too.
+const MOST_LARGEST_MESSAGES: usize = 4;
 
 /// How much of what a plugin prints is kept.
 const KEPT_OUTPUT_BYTES: usize = 64 << 10;
@@ -73,6 +78,15 @@ pub(crate) struct ServiceCall {
     payload: Vec<u8>,
 }
 
+/// Services called outside any operation and not run yet.
+#[derive(Default)]
+struct Backlog {
+    calls: VecDeque<ServiceCall>,
+    payload_bytes: usize,
+    /// Whether a worker has one of them, or is asked to take the next.
+    at_work: bool,
+}
+
 struct Waiting {
     expect: Expect,
     caller: Sender<Incoming>,
@@ -89,6 +103,8 @@ pub(crate) struct Instance {
     pub(crate) tree: Arc<OwnedFd>,
     pub(crate) max_message_bytes: u64,
     pub(crate) cgroup: Result<Group, String>,
+    /// Whether `RLIMIT_NPROC` counts this helper alone.
+    pub(crate) counts_alone: bool,
     pidfd: OwnedFd,
     outbox: Outbox,
     listener: OnceLock<OwnedFd>,
@@ -96,7 +112,7 @@ pub(crate) struct Instance {
     waiting: Mutex<Option<Waiting>>,
     app: Mutex<App>,
     next_call: AtomicU64,
-    service_backlog: AtomicUsize,
+    backlog: Mutex<Backlog>,
     /// Set while a service runs for the operation under way: there can be only one.
     in_service: AtomicBool,
     /// Nanoseconds that the helper's first thread has waited for the broker.
@@ -123,6 +139,7 @@ pub(crate) struct Parts {
     pub(crate) pidfd: OwnedFd,
     pub(crate) input: OwnedFd,
     pub(crate) cgroup: Result<Group, String>,
+    pub(crate) counts_alone: bool,
     pub(crate) subject: Arc<Subject>,
     pub(crate) core: Weak<Core>,
     pub(crate) served: Served,
@@ -138,6 +155,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl Instance {
     pub(crate) fn new(parts: Parts) -> Self {
+        let largest =
+            usize::try_from(parts.max_message_bytes).unwrap_or(usize::MAX).saturating_add(ENVELOPE_BYTES);
         let ending = Evidence { memory_limit_mb: parts.memory_limit_mb, ..Evidence::default() };
         let cpu = CpuBudget { base: Duration::ZERO, limit_sec: parts.cpu_limit_sec };
         Self {
@@ -149,14 +168,15 @@ impl Instance {
             tree: parts.tree,
             max_message_bytes: parts.max_message_bytes,
             cgroup: parts.cgroup,
+            counts_alone: parts.counts_alone,
             pidfd: parts.pidfd,
-            outbox: Outbox::new(parts.input),
+            outbox: Outbox::new(parts.input, largest.saturating_mul(MOST_LARGEST_MESSAGES)),
             listener: OnceLock::new(),
             memory: OnceLock::new(),
             waiting: Mutex::new(None),
             app: Mutex::default(),
             next_call: AtomicU64::new(1),
-            service_backlog: AtomicUsize::new(0),
+            backlog: Mutex::default(),
             in_service: AtomicBool::new(false),
             host_time: AtomicU64::new(0),
             ending: Mutex::new(ending),
@@ -195,6 +215,11 @@ impl Instance {
         *lock(&self.app) = app;
     }
 
+    /// Takes the services away; to be dropped where no lock is held, since a service may own anything.
+    pub(crate) fn take_app(&self) -> App {
+        std::mem::take(&mut *lock(&self.app))
+    }
+
     pub(crate) fn next_call(&self) -> CallId {
         CallId(self.next_call.fetch_add(1, Ordering::Relaxed))
     }
@@ -202,16 +227,24 @@ impl Instance {
     /// Sends an order. What the pipe does not take, the reactor writes later; a closed one is noticed by its other end.
     pub(crate) fn send(&self, order: &ToHelper) {
         let Ok(frame) = frame::encode(order) else { return };
-        if self.outbox.send(&frame) == Written::Partly
-            && let Some(core) = self.core.upgrade()
-        {
-            core.reactor.want_write(self);
+        match self.outbox.send(&frame) {
+            Written::Partly => {
+                if let Some(core) = self.core.upgrade() {
+                    core.reactor.want_write(self);
+                }
+            }
+            Written::TooMuch => {
+                self.kill(Some(Cause::Protocol { what: "it does not read what it asked for".to_owned() }));
+            }
+            Written::All | Written::Closed => {}
         }
     }
 
     /// Sends `order`, if any, and waits for what answers it, serving the plugin's calls of services meanwhile.
     ///
-    /// The time that the plugin waits for the host does not count. Past the timeout the helper is killed.
+    /// The time that the plugin waits for the host does not count, but for what it computes meanwhile on other threads; nor
+    /// does the time that it waits for the broker, up to once more the timeout: it can make as many requests as it likes.
+    /// Past the timeout the helper is killed.
     pub(crate) fn transact(
         &self,
         order: Option<&ToHelper>,
@@ -234,14 +267,16 @@ impl Instance {
         loop {
             let in_broker =
                 Duration::from_nanos(self.host_time.load(Ordering::Relaxed).wrapping_sub(broker_before));
-            let spent = started.elapsed().saturating_sub(in_services).saturating_sub(in_broker);
+            let spent = started.elapsed().saturating_sub(in_services).saturating_sub(in_broker.min(timeout));
             let left = timeout.saturating_sub(spent);
             match incoming.recv_timeout(left) {
                 Ok(Incoming::Reply(reply)) => return Ok(reply),
                 Ok(Incoming::Service(call)) => {
-                    let began = Instant::now();
+                    let (began, used) = (Instant::now(), self.cpu_time());
                     self.serve(call);
-                    in_services += began.elapsed();
+                    // Who computes does not wait: a service can be called in the name of a thread that goes on.
+                    let computed = self.cpu_time().zip(used).map(|(now, then)| now.saturating_sub(then));
+                    in_services += began.elapsed().saturating_sub(computed.unwrap_or_default());
                 }
                 Ok(Incoming::Ended) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) if left.is_zero() => {
@@ -293,16 +328,49 @@ impl Instance {
             }
             return waiting.caller.try_send(Incoming::Service(call)).map_err(|_| "too many services called");
         }
-        if self.service_backlog.fetch_add(1, Ordering::AcqRel) >= MAX_SERVICE_BACKLOG {
+        let core = self.core.upgrade().ok_or("the host is going")?;
+        let most_bytes = usize::try_from(self.max_message_bytes)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(MOST_LARGEST_MESSAGES);
+        let mut backlog = lock(&self.backlog);
+        if backlog.calls.len() >= MAX_SERVICE_BACKLOG || backlog.payload_bytes > most_bytes {
             return Err("too many services called and not waited for");
         }
-        let instance = Arc::clone(self);
-        let core = self.core.upgrade().ok_or("the host is going")?;
-        core.services.run(move || {
-            instance.answer(call);
-            instance.service_backlog.fetch_sub(1, Ordering::AcqRel);
-        });
+        backlog.payload_bytes = backlog.payload_bytes.saturating_add(call.payload.len());
+        backlog.calls.push_back(call);
+        if !std::mem::replace(&mut backlog.at_work, true) {
+            drop(backlog);
+            self.work_off(&core);
+        }
         Ok(())
+    }
+
+    /// Has a worker run one call of the backlog and then queue again, behind other plugins': a plugin that calls slow
+    /// services never has more than one worker.
+    fn work_off(self: &Arc<Self>, core: &Core) {
+        let instance = Arc::clone(self);
+        core.services.run(move || {
+            let next = {
+                let mut backlog = lock(&instance.backlog);
+                let next = backlog.calls.pop_front();
+                let bytes = next.as_ref().map_or(0, |call| call.payload.len());
+                backlog.payload_bytes = backlog.payload_bytes.saturating_sub(bytes);
+                next
+            };
+            if let Some(call) = next {
+                instance.answer(call);
+            }
+            let mut backlog = lock(&instance.backlog);
+            if instance.end().is_some() {
+                *backlog = Backlog::default(); // nobody is there to be answered
+            }
+            backlog.at_work = !backlog.calls.is_empty();
+            let goes_on = backlog.at_work;
+            drop(backlog);
+            if goes_on && let Some(core) = instance.core.upgrade() {
+                instance.work_off(&core);
+            }
+        });
     }
 
     /// Runs a service for the operation under way.
@@ -388,12 +456,6 @@ impl Instance {
         lock(&self.ending).decided.get_or_insert(Cause::Unloaded);
     }
 
-    /// The channel is at its end: either the process is ending, or it must be ended.
-    pub(crate) fn channel_closed(&self) {
-        lock(&self.ending).channel_closed = true;
-        self.kill(None);
-    }
-
     /// The zygote has reaped it.
     pub(crate) fn has_exited(&self, status: i32, max_rss_kib: u64) {
         if let Some(core) = self.core.upgrade() {
@@ -429,6 +491,13 @@ impl Instance {
         self.subject.helper_ended(self.id, &cause);
         *lock(&self.end) = Some(cause);
         self.ended.notify_all();
+        self.outbox.clear();
+        // What a service owns may be anything, this very plugin's sandbox included: let go where no lock is held and nobody
+        // waits for this thread.
+        let app = self.take_app();
+        if let Some(core) = self.core.upgrade().filter(|_| !app.is_empty()) {
+            core.services.run(move || drop(app));
+        }
         if let Some(Waiting { caller, .. }) = lock(&self.waiting).take() {
             let _ = caller.try_send(Incoming::Ended);
         }

@@ -17,11 +17,11 @@ use rustix::process::PidfdGetfdFlags;
 
 use super::broker::Served;
 use super::cause::Cause;
-use super::entry::{Entry, Loaded, left_of};
+use super::entry::{Entry, Loaded, apply_limits, left_of};
 use super::events::escape;
 use super::instance::{Expect, Instance, Parts, Reply};
 use super::library::{Limits, SealedLibrary, SystemFolders, closure, extra_modules};
-use super::lifecycle::Operation;
+use super::lifecycle::{Operation, PluginState};
 use super::procfs::HostPid;
 use super::report::EnforcementReport;
 use super::runtime::Runtime;
@@ -29,10 +29,10 @@ use super::verify::{self, Seen};
 use super::zygote::{Spawned, Zygote};
 use crate::error::PluginSandboxError;
 use crate::shared::plan::namespaces::UserPlan;
-use crate::shared::plan::{HelperPlan, caps, namespaces, rlimits, seccomp};
+use crate::shared::plan::{HelperPlan, caps, namespaces, rlimits};
 use crate::shared::policy::{PluginId, ResourceLimits};
 use crate::shared::wire::WIRE_VERSION;
-use crate::shared::wire::control::{FaultKind, LoadFault, ToHelper};
+use crate::shared::wire::control::{FaultKind, LoadFault, ToHelper, shorten};
 use crate::shared::wire::report::{HelperReport, Step};
 
 /// A file that was checked and can be loaded.
@@ -57,6 +57,9 @@ pub(crate) fn load(entry: &Arc<Entry>, path: &Path) -> Result<Loaded, PluginSand
     let left = left_of(limits.load_timeout, began);
     match instance.transact(Some(&order), Expect::Loaded, Operation::Load, left) {
         Ok(Reply::Loaded(Ok(()))) => {
+            if rlimits::is_wider_at_start(&limits) {
+                apply_limits(&instance, &limits)?;
+            }
             Ok(Loaded { instance, runtime, report, metadata: Arc::new(checked.metadata) })
         }
         Ok(Reply::Loaded(Err(fault))) => {
@@ -173,7 +176,12 @@ pub(crate) fn confine(
     let report = Arc::new(verify::verify(&seen));
     entry.set_report(&report);
     if let Some(layer) = report.first_lacking() {
+        let was_unloaded = entry.subject().state() != PluginState::Loading;
         end(&instance);
+        if was_unloaded {
+            // Nothing is to be seen of a helper that was ended meanwhile: that is no layer's fault.
+            return Err(ended(entry.subject().id(), instance.wait_end()));
+        }
         let why = layer.why_not.clone().unwrap_or_default();
         return Err(PluginSandboxError::LayerMissing {
             plugin: entry.subject().id().clone(),
@@ -222,19 +230,21 @@ fn spawn(
     let pid = HostPid::of(&pidfd).ok_or_else(|| confine("reading the pidfd's pid", Errno::ESRCH))?;
     let (user, root) = namespaces::plan(&zygote.launch, zygote.shared_root, zygote.host_is_root);
     let counts_alone = zygote.host_is_root || user == UserPlan::Own;
+    // Spread by process, so that two hosts of one machine seldom share one.
+    let number = id.0.wrapping_add(std::process::id().wrapping_mul(97));
     let plan = HelperPlan {
         wire_version: WIRE_VERSION,
         user,
         root,
-        ids: caps::ids(id.0, zygote.host_is_root, zygote.launch.user_namespace),
-        rlimits: rlimits::plan(limits, counts_alone),
-        seccomp: seccomp::Surroundings { empty_root: root != namespaces::RootPlan::None },
+        ids: caps::ids(number, zygote.launch.ids, zygote.launch.user_namespace),
+        rlimits: rlimits::plan_at_start(limits, counts_alone),
         max_message_bytes: limits.max_message_bytes,
     };
     let instance = Arc::new(Instance::new(Parts {
         id,
         pid,
         cgroup,
+        counts_alone,
         pidfd,
         input,
         subject: Arc::clone(entry.subject()),
@@ -286,7 +296,7 @@ fn refused(plugin: &PluginId, path: &Path, fault: LoadFault) -> PluginSandboxErr
     let plugin = plugin.clone();
     match fault {
         LoadFault::Layout { summary, full } => {
-            tracing::warn!(%plugin, path = %path.display(), layout = %full.escape_debug(), "another layout");
+            tracing::warn!(%plugin, path = %path.display(), layout = %shorten(full).escape_debug(), "another layout");
             let lines: Vec<String> = summary.lines().take(3).map(|line| escape(line.as_bytes())).collect();
             PluginSandboxError::Abi { path: path.to_owned(), difference: lines.join("\n") }
         }

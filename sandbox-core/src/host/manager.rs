@@ -68,7 +68,12 @@ impl PluginSandboxManager {
     /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin).
     pub fn unregister_plugin(&self, id: &str) -> Result<(), PluginSandboxError> {
         let entry = self.entry(id)?;
-        self.entries.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        // Another may have been registered under this id meanwhile: that one stays.
+        if entries.get(id).is_some_and(|known| Arc::ptr_eq(known, &entry)) {
+            entries.remove(id);
+        }
+        drop(entries);
         // It may not be loaded, or crash on its way out: it is gone either way.
         let _ = entry.unload();
         Ok(())

@@ -14,6 +14,8 @@ use crate::shared::sys::signals::without_sigpipe;
 #[derive(Debug)]
 pub(crate) struct Outbox {
     pipe: OwnedFd,
+    /// How many bytes may wait: a helper that asks for more than it reads would fill the host's memory.
+    most: usize,
     waiting: Mutex<VecDeque<u8>>,
 }
 
@@ -25,12 +27,14 @@ pub(crate) enum Written {
     Partly,
     /// The helper's end is closed.
     Closed,
+    /// The helper has left too much unread. The frame is dropped.
+    TooMuch,
 }
 
 impl Outbox {
-    /// `pipe` must be non-blocking.
-    pub(crate) fn new(pipe: OwnedFd) -> Self {
-        Self { pipe, waiting: Mutex::default() }
+    /// `pipe` must be non-blocking. Once `most` bytes wait, nothing more is taken.
+    pub(crate) fn new(pipe: OwnedFd, most: usize) -> Self {
+        Self { pipe, most, waiting: Mutex::default() }
     }
 
     pub(crate) fn pipe(&self) -> BorrowedFd<'_> {
@@ -40,6 +44,9 @@ impl Outbox {
     /// Sends a frame behind what still waits.
     pub(crate) fn send(&self, frame: &[u8]) -> Written {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() > self.most {
+            return Written::TooMuch;
+        }
         if !waiting.is_empty() {
             waiting.extend(frame);
             return Written::Partly;
@@ -55,6 +62,11 @@ impl Outbox {
                 Written::Partly
             }
         }
+    }
+
+    /// Lets go of what waits: the helper has ended.
+    pub(crate) fn clear(&self) {
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = VecDeque::new();
     }
 
     /// Writes what waits, as far as the pipe takes it. For the reactor, which blocks SIGPIPE.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{PoisonError, RwLock};
 
-use crate::shared::policy::{Grants, LayerPolicy, PluginPermission, ResourceLimits};
+use crate::shared::policy::{Grants, LayerPolicy, PluginPermission, ResourceLimits, Scope};
 
 /// What a plugin may do: nothing, until something is added.
 ///
@@ -73,6 +73,14 @@ impl PluginPolicy {
     }
 }
 
+/// Where a scope's path really is at this moment, with every link followed; `None` if it is no path, or not there.
+fn real_scope(permission: &PluginPermission) -> Option<Scope> {
+    match permission.scope()? {
+        Scope::Path(path) => Scope::path(path.canonicalize().ok()?).ok(),
+        Scope::Name(_) => None,
+    }
+}
+
 /// A policy that changes under a running plugin: whoever decides reads it at that moment.
 #[derive(Debug)]
 pub(crate) struct PolicyCell {
@@ -84,8 +92,13 @@ pub(crate) struct PolicyCell {
 
 impl PolicyCell {
     pub(crate) fn new(policy: PluginPolicy) -> Self {
+        let mut grants = Grants::default();
+        for permission in policy.permissions {
+            let real = real_scope(&permission);
+            grants.grant(permission, real);
+        }
         Self {
-            grants: RwLock::new(Grants::new(policy.permissions)),
+            grants: RwLock::new(grants),
             limits: RwLock::new(policy.limits),
             modules: RwLock::new(policy.modules),
             layers: policy.layers,
@@ -96,8 +109,14 @@ impl PolicyCell {
         look(&self.grants.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Grants) -> T) -> T {
-        change(&mut self.grants.write().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn grant(&self, permission: PluginPermission) {
+        let real = real_scope(&permission); // the file system is asked before the lock is held
+        self.grants.write().unwrap_or_else(PoisonError::into_inner).grant(permission, real);
+    }
+
+    pub(crate) fn revoke(&self, permission: &PluginPermission) -> bool {
+        let real = real_scope(permission);
+        self.grants.write().unwrap_or_else(PoisonError::into_inner).revoke(permission, real)
     }
 
     pub(crate) fn limits(&self) -> ResourceLimits {

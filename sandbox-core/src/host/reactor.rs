@@ -26,6 +26,9 @@ use crate::shared::wire::zygote::HelperId;
 /// How much is read of one pipe before the others have their turn.
 const READ_BYTES: usize = 64 << 10;
 
+/// How long a process whose channel is at its end may take to have ended.
+const GONE_GRACE: Duration = Duration::from_millis(100);
+
 /// Which pipe of which helper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
@@ -60,10 +63,18 @@ impl Source {
 /// A helper as the reactor sees it.
 struct Watched {
     instance: Arc<Instance>,
-    output: Option<OwnedFd>,
+    inbound: Arc<Mutex<Inbound>>,
     printed: Option<OwnedFd>,
-    frames: Assembler,
     cpu_due: Option<Instant>,
+    /// When a helper that has closed its channel must have ended.
+    gone_due: Option<Instant>,
+}
+
+/// What a helper says. Whoever reads it holds it until what was read is dealt with: the reactor, and at the helper's end the
+/// thread that hears of it, so that a last word is not overtaken by the end.
+struct Inbound {
+    output: Option<OwnedFd>,
+    frames: Assembler,
 }
 
 /// The handle by which other threads reach the reactor.
@@ -115,10 +126,10 @@ impl Reactor {
             id,
             Watched {
                 instance: Arc::clone(instance),
-                output: Some(output),
+                inbound: Arc::new(Mutex::new(Inbound { output: Some(output), frames: Assembler::new(max) })),
                 printed: Some(printed),
-                frames: Assembler::new(max),
                 cpu_due: Some(Instant::now()),
+                gone_due: None,
             },
         );
         drop(watched);
@@ -145,9 +156,12 @@ impl Reactor {
 
     /// This helper has ended. What it still has in its pipes is read first.
     pub(crate) fn forget(&self, id: HelperId) {
-        let gone = self.watched().remove(&id);
-        if let Some(Watched { instance, printed: Some(printed), .. }) = gone {
-            drain_printed(&instance, printed.as_fd());
+        let Some(gone) = self.watched().remove(&id) else { return };
+        let mut buffer = vec![0; READ_BYTES];
+        // A pipe holds a bounded rest, and nobody writes to it any more.
+        while read_frames(&gone.inbound, &gone.instance, &mut buffer) == Read::Some {}
+        if let Some(printed) = gone.printed {
+            drain_printed(&gone.instance, printed.as_fd(), &mut buffer);
         }
     }
 
@@ -167,7 +181,7 @@ impl Reactor {
         let mut buffer = vec![0; READ_BYTES];
         let mut events = [MaybeUninit::<Event>::uninit(); 64];
         while !self.stop.load(Ordering::Acquire) {
-            let due = [self.check_cpus(), look_at_workers()].into_iter().flatten().min();
+            let due = [self.check_clocks(), look_at_workers()].into_iter().flatten().min();
             let timeout = due.and_then(|due| Timespec::try_from(due).ok());
             let ready = match epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()) {
                 Ok((ready, _)) => ready,
@@ -188,14 +202,18 @@ impl Reactor {
         }
     }
 
-    fn check_cpus(&self) -> Option<Duration> {
+    fn check_clocks(&self) -> Option<Duration> {
         let now = Instant::now();
         let mut next: Option<Duration> = None;
         for watched in self.watched().values_mut() {
             if watched.cpu_due.is_some_and(|due| due <= now) {
                 watched.cpu_due = watched.instance.check_cpu(self.cpus).map(|wait| now + wait);
             }
-            if let Some(due) = watched.cpu_due {
+            if watched.gone_due.is_some_and(|due| due <= now) {
+                watched.gone_due = None;
+                watched.instance.kill(Some(Cause::ChannelClosed));
+            }
+            for due in [watched.cpu_due, watched.gone_due].into_iter().flatten() {
                 let wait = due.saturating_duration_since(now);
                 next = Some(next.map_or(wait, |next| next.min(wait)));
             }
@@ -204,42 +222,16 @@ impl Reactor {
     }
 
     fn read_output(&self, id: HelperId, buffer: &mut [u8]) {
-        let mut all = self.watched();
-        let Some(Watched { instance, output, frames, .. }) = all.get_mut(&id) else { return };
-        let Some(pipe) = output.as_ref() else { return };
-        let len = match rustix::io::read(pipe, &mut *buffer) {
-            Ok(0) => {
-                *output = None; // closing it takes it out of the epoll too
-                let instance = Arc::clone(instance);
-                drop(all);
-                instance.channel_closed();
-                return;
-            }
-            Ok(len) => len,
-            Err(_) => return,
+        let Some((instance, inbound)) =
+            self.watched().get(&id).map(|w| (Arc::clone(&w.instance), Arc::clone(&w.inbound)))
+        else {
+            return;
         };
-        let mut bodies = Vec::new();
-        let assembled = frames.push(buffer.get(..len).unwrap_or_default(), |body| {
-            bodies.push(body);
-            true
-        });
-        let instance = Arc::clone(instance);
-        drop(all); // what follows takes other locks
-        let mut wrong = None;
-        for body in bodies {
-            wrong = match frame::decode::<FromHelper>(&body) {
-                Ok(message) => instance.receive(message).err().map(str::to_owned),
-                Err(error) => Some(error.to_string()),
-            };
-            if wrong.is_some() {
-                break;
-            }
-        }
-        if let Some(what) = wrong.or(assembled.err().map(|error| error.to_string())) {
-            if let Some(watched) = self.watched().get_mut(&id) {
-                watched.output = None; // nothing more is read from it
-            }
-            instance.kill(Some(Cause::Protocol { what }));
+        if read_frames(&inbound, &instance, buffer) == Read::End
+            && let Some(watched) = self.watched().get_mut(&id)
+        {
+            // A process that ends closes its channel first: only one that then lives on has merely closed it.
+            watched.gone_due = Some(Instant::now() + GONE_GRACE);
         }
     }
 
@@ -264,11 +256,49 @@ impl Reactor {
     }
 }
 
+#[derive(Debug, PartialEq, Eq)]
+enum Read {
+    Some,
+    /// Nothing is there at the moment, or ever again.
+    Nothing,
+    /// The channel has just come to its end.
+    End,
+}
+
+/// Reads one piece of what a helper says, and deals with each message that it completes. One that no helper says then ends
+/// the helper, and nothing more is read of it.
+fn read_frames(inbound: &Mutex<Inbound>, instance: &Arc<Instance>, buffer: &mut [u8]) -> Read {
+    let mut inbound = inbound.lock().unwrap_or_else(PoisonError::into_inner);
+    let Inbound { output, frames } = &mut *inbound;
+    let Some(pipe) = output.as_ref() else { return Read::Nothing };
+    let piece = match rustix::io::read(pipe, &mut *buffer) {
+        Ok(0) => {
+            *output = None; // closing it takes it out of the epoll too
+            return Read::End;
+        }
+        Ok(len) => buffer.get(..len).unwrap_or_default(),
+        Err(_) => return Read::Nothing,
+    };
+    let mut wrong = None;
+    let assembled = frames.push(piece, |body| {
+        wrong = match frame::decode::<FromHelper>(&body) {
+            Ok(message) => instance.receive(message).err().map(str::to_owned),
+            Err(error) => Some(error.to_string()),
+        };
+        wrong.is_none()
+    });
+    if let Some(what) = wrong.or(assembled.err().map(|error| error.to_string())) {
+        *output = None;
+        instance.kill(Some(Cause::Protocol { what }));
+        return Read::Nothing;
+    }
+    Read::Some
+}
+
 /// Reads what is left of what an ended helper printed: at most a pipe's worth.
-fn drain_printed(instance: &Instance, printed: BorrowedFd<'_>) {
-    let mut buffer = [0; 4096];
-    for _ in 0..64 {
-        match rustix::io::read(printed, &mut buffer) {
+fn drain_printed(instance: &Instance, printed: BorrowedFd<'_>, buffer: &mut [u8]) {
+    for _ in 0..16 {
+        match rustix::io::read(printed, &mut *buffer) {
             Ok(len @ 1..) => instance.print(buffer.get(..len).unwrap_or_default()),
             _ => return,
         }

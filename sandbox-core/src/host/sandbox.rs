@@ -14,7 +14,7 @@ use super::load;
 use super::policy::PluginPolicy;
 use super::report::EnforcementReport;
 use crate::error::{PermissionDeniedError, PluginSandboxError};
-use crate::shared::policy::{PluginId, PluginPermission, ResourceLimits};
+use crate::shared::policy::{Grants, PluginId, PluginPermission, ResourceLimits};
 
 /// The sandbox of one plugin: what it may do, and the helper process that it runs in once it is loaded.
 ///
@@ -107,7 +107,7 @@ impl PluginSandbox {
 
     /// What is granted, in the order in which it was.
     pub fn permissions(&self) -> Vec<PluginPermission> {
-        self.entry.subject().policy().read(|grants| grants.list().to_vec())
+        self.entry.subject().policy().read(Grants::list)
     }
 
     /// Grants `permission`, in any state; the very next use goes by it. Granting what is held changes nothing.

@@ -51,9 +51,10 @@ impl ServicePool {
     pub(crate) fn stop(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.queue = None;
-        while state.jobs.try_recv().is_ok() {}
+        let left: Vec<Job> = state.jobs.try_iter().collect();
         let threads = std::mem::take(&mut state.threads);
         drop(state);
+        drop(left); // with no lock held: what a job owns may be anything
         let own = std::thread::current().id();
         for thread in threads.into_iter().filter(|thread| thread.thread().id() != own) {
             let _ = thread.join();

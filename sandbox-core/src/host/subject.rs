@@ -53,30 +53,35 @@ impl Subject {
 
     /// Whether the permission of this name is held, at any scope.
     pub(crate) fn holds_named(&self, name: &str) -> bool {
-        self.policy.read(|grants| grants.list().iter().any(|grant| grant.name() == name))
+        self.policy.read(|grants| grants.holds_named(name))
+    }
+
+    /// Whether anybody listens.
+    pub(crate) fn is_heard(&self) -> bool {
+        let managers = self.managers.as_deref().is_some_and(EventHub::is_heard);
+        managers || self.hub.is_heard() || tracing::enabled!(tracing::Level::DEBUG)
     }
 
     /// Tells whoever listens. The event is made only if somebody does.
     pub(crate) fn publish(&self, kind: impl FnOnce() -> EventKind) {
-        let managers = self.managers.as_deref().filter(|hub| hub.is_heard());
-        if managers.is_none() && !self.hub.is_heard() && !tracing::enabled!(tracing::Level::DEBUG) {
+        if !self.is_heard() {
             return;
         }
         let event = SandboxEvent { time: SystemTime::now(), plugin: self.id.clone(), kind: kind() };
         tracing::debug!(plugin = %self.id, event = ?event.kind);
         self.hub.publish(&event);
-        if let Some(hub) = managers {
+        if let Some(hub) = &self.managers {
             hub.publish(&event);
         }
     }
 
     pub(crate) fn grant(&self, permission: PluginPermission) {
-        self.policy.change(|grants| grants.grant(permission.clone()));
+        self.policy.grant(permission.clone());
         self.publish(|| EventKind::PermissionGranted { permission });
     }
 
     pub(crate) fn revoke(&self, permission: &PluginPermission) -> bool {
-        let held = self.policy.change(|grants| grants.revoke(permission));
+        let held = self.policy.revoke(permission);
         self.publish(|| EventKind::PermissionRevoked { permission: permission.clone(), held });
         held
     }

@@ -194,6 +194,7 @@ pub(crate) fn kernel_label(resource: Resource) -> &'static str {
         Resource::FileSize => "Max file size",
         Resource::LockedMemory => "Max locked memory",
         Resource::MessageQueues => "Max msgqueue size",
+        Resource::PendingSignals => "Max pending signals",
         Resource::RealTimePriority => "Max realtime priority",
         Resource::Nice => "Max nice priority",
     }
@@ -221,9 +222,8 @@ fn rlimits(seen: &Seen<'_>) -> Finding {
     }
     let counts_alone = seen.plan.rlimits.iter().any(|limit| limit.resource == Resource::Processes);
     if !counts_alone {
-        evidence.push(
-            "threads: not limited, since they would count with all of this user's processes".to_owned(),
-        );
+        let why = "threads are not limited: they would count with all of this user's processes";
+        return Finding::lacks(false, evidence.join(", "), why);
     }
     Finding::stands(evidence.join(", "))
 }

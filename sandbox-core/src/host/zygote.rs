@@ -19,12 +19,12 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 
 use super::instance::Instance;
-use crate::entry::Role;
 use crate::error::PluginSandboxError;
 use crate::shared::sys::signals;
 use crate::shared::wire::WIRE_VERSION;
 use crate::shared::wire::packets;
 use crate::shared::wire::report::Failure;
+use crate::shared::wire::role::Role;
 use crate::shared::wire::zygote::{FromZygote, HelperId, Launch, ToZygote};
 
 /// How long the zygote may take to be ready.

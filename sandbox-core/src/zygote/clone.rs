@@ -7,10 +7,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
+use rustix::fs::{Mode, OFlags};
 
-use crate::entry::Role;
 use crate::shared::sys::clone::{Cloned, clone_into_cgroup, clone_to_exec};
 use crate::shared::sys::inherited;
+use crate::shared::wire::role::Role;
 
 /// Where the helper finds the namespace with the empty root.
 pub(crate) const ROOT_FD: i32 = 5;
@@ -18,8 +19,6 @@ pub(crate) const ROOT_FD: i32 = 5;
 /// What every helper is cloned with.
 pub(crate) struct Mold {
     pub(crate) image: OwnedFd,
-    /// `/dev/null`, for reading.
-    pub(crate) null: OwnedFd,
     pub(crate) empty_namespace: Option<OwnedFd>,
     pub(crate) stack: Vec<u8>,
 }
@@ -37,7 +36,10 @@ pub(crate) fn helper(
     ends: &Ends,
     cgroup: Option<&OwnedFd>,
 ) -> Result<(i32, OwnedFd), Errno> {
-    let (image, null) = (mold.image.as_fd(), mold.null.as_fd());
+    // Opened afresh for each: the flags and the offset of one open file would be seen by all who share it.
+    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| Errno::from_raw(errno.raw_os_error()))?;
+    let (image, null) = (mold.image.as_fd(), null.as_fd());
     let namespace = mold.empty_namespace.as_ref().map(AsFd::as_fd);
     let Some(cgroup) = cgroup else {
         return clone_to_exec(&mut mold.stack, || become_helper(image, null, namespace, ends));

@@ -10,12 +10,12 @@ use nix::sched::CloneFlags;
 use nix::unistd::{Gid, Uid};
 use rustix::fs::{Mode, OFlags};
 
-use crate::entry::Role;
-use crate::shared::plan::caps::{FIRST_OUTSIDE_ID, ID_COUNT};
+use crate::shared::plan::caps::{IdRange, id_range};
 use crate::shared::sys::clone::{Cloned, clone_sibling};
 use crate::shared::sys::{inherited, signals};
 use crate::shared::wire::WIRE_VERSION;
 use crate::shared::wire::packets;
+use crate::shared::wire::role::Role;
 use crate::shared::wire::zygote::{FromZygote, Launch, ToZygote};
 
 /// What stands in the zygote's arguments: whether it has namespaces of its own.
@@ -50,14 +50,16 @@ fn launch(socket: BorrowedFd<'_>) -> Result<(Launch, OwnedFd), Errno> {
         | CloneFlags::CLONE_NEWCGROUP;
     let image = rustix::fs::open("/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| Errno::from_raw(errno.raw_os_error()))?;
+    let uid_map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let ids = if Uid::effective().is_root() { id_range(&uid_map) } else { None };
     let mut why = None;
     // As much as can be had: a user namespace is what an ordinary user needs for the others; root can do without it.
     for (user_namespace, namespaces) in [(true, true), (false, true), (false, false)] {
         let mut flags = CloneFlags::empty();
         flags.set(CloneFlags::CLONE_NEWUSER, user_namespace);
         flags.set(spaces, namespaces);
-        match attempt(socket, image.as_fd(), flags) {
-            Ok(pidfd) => return Ok((Launch { user_namespace, namespaces, errno: why }, pidfd)),
+        match attempt(socket, image.as_fd(), flags, ids) {
+            Ok(pidfd) => return Ok((Launch { user_namespace, namespaces, ids, errno: why }, pidfd)),
             Err(errno) => why = why.or(Some(errno as i32)),
         }
     }
@@ -65,7 +67,12 @@ fn launch(socket: BorrowedFd<'_>) -> Result<(Launch, OwnedFd), Errno> {
 }
 
 /// One try: the clone waits until its ids are mapped, then execs as the zygote. If the mapping is refused it ends.
-fn attempt(socket: BorrowedFd<'_>, image: BorrowedFd<'_>, flags: CloneFlags) -> Result<OwnedFd, Errno> {
+fn attempt(
+    socket: BorrowedFd<'_>,
+    image: BorrowedFd<'_>,
+    flags: CloneFlags,
+    ids: Option<IdRange>,
+) -> Result<OwnedFd, Errno> {
     let (wait, go) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let (user, user_group) = (Uid::effective(), Gid::effective());
     match clone_sibling(flags)? {
@@ -73,7 +80,7 @@ fn attempt(socket: BorrowedFd<'_>, image: BorrowedFd<'_>, flags: CloneFlags) -> 
         Cloned::Parent { pid, pidfd } => {
             drop(wait);
             if flags.contains(CloneFlags::CLONE_NEWUSER) {
-                map_ids(pid, user, user_group)?; // on failure `go` closes unwritten, and the clone ends
+                map_ids(pid, user, user_group, ids)?; // on failure `go` closes unwritten, and the clone ends
             }
             nix::unistd::write(&go, b"g")?;
             Ok(pidfd)
@@ -100,13 +107,14 @@ fn become_zygote(
 }
 
 /// Maps 0 to the host's own user, and for root a range of ids that nobody else has. user_namespaces(7).
-fn map_ids(pid: i32, user: Uid, group: Gid) -> Result<(), Errno> {
+fn map_ids(pid: i32, user: Uid, group: Gid, ids: Option<IdRange>) -> Result<(), Errno> {
     let put = |file: &str, text: String| {
         std::fs::write(format!("/proc/{pid}/{file}"), text)
             .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
     };
     if user.is_root() {
-        let range = format!("0 0 1\n1 {FIRST_OUTSIDE_ID} {ID_COUNT}\n");
+        let helpers = ids.map(|IdRange { first, count }| format!("1 {first} {count}\n"));
+        let range = format!("0 0 1\n{}", helpers.unwrap_or_default());
         put("uid_map", range.clone())?;
         put("gid_map", range)
     } else {

@@ -57,7 +57,6 @@ fn prepare(socket: BorrowedFd<'_>) -> Result<(Mold, SignalFd), Errno> {
             .map_err(|errno| Errno::from_raw(errno.raw_os_error()))
     };
     let held: Vec<OwnedFd> = (3..=5).map(|_| open("/dev/null", OFlags::RDONLY)).collect::<Result<_, _>>()?;
-    let null = open("/dev/null", OFlags::RDONLY)?;
     let image = open("/proc/self/exe", OFlags::PATH)?;
     std::mem::forget(held);
 
@@ -87,7 +86,7 @@ fn prepare(socket: BorrowedFd<'_>) -> Result<(Mold, SignalFd), Errno> {
     };
     let tree: Vec<BorrowedFd<'_>> = tree.iter().map(AsFd::as_fd).collect();
     packets::send(socket, &ready, &tree)?;
-    Ok((Mold { image, null, empty_namespace, stack: vec![0; 64 << 10] }, children))
+    Ok((Mold { image, empty_namespace, stack: vec![0; 64 << 10] }, children))
 }
 
 /// Best effort: whoever may not drop from it has nothing to lose in it, and each helper tries again and reports.

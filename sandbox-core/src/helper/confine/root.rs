@@ -13,17 +13,15 @@ use crate::shared::wire::report::{Call, Step};
 /// Where the zygote puts the namespace with the empty root.
 const SHARED_ROOT_FD: i32 = 5;
 
-/// Enters the planned root.
-pub(crate) fn enter(plan: RootPlan, notes: &mut Notes) {
+/// Enters the planned root. Whether it is empty now: the filter goes by that.
+pub(crate) fn enter(plan: RootPlan, notes: &mut Notes) -> bool {
     match plan {
-        RootPlan::None => {}
-        RootPlan::Own => {
-            empty_root::enter(notes, Step::EmptyRoot);
-        }
+        RootPlan::None => false,
+        RootPlan::Own => empty_root::enter(notes, Step::EmptyRoot),
         RootPlan::Shared => {
             let entered = inherited::take(SHARED_ROOT_FD)
                 .and_then(|namespace| setns(namespace.as_fd(), CloneFlags::CLONE_NEWNS));
-            notes.tried(Step::EmptyRoot, Call::Setns, entered);
+            notes.tried(Step::EmptyRoot, Call::Setns, entered).is_some()
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, fstatfs, openat2};
@@ -39,6 +39,12 @@ const KERNELS_OWN: [i64; 22] = [
     0x6573_5543, // fusectl
     0x5048_4d46, // (reserved by the kernel for pidfs)
 ];
+
+/// How many folders a path may climb out of.
+const MOST_CLIMBS: usize = 32;
+
+/// How often a walk that a rename or a mount got in the way of is begun anew.
+const TRIES: usize = 64;
 
 /// Where the broker looks: the detached, noexec copy of the host's tree, or the tree itself where there is none.
 pub(crate) struct Tree<'a> {
@@ -82,17 +88,41 @@ impl<'a> Tree<'a> {
         flags.set(OFlags::NOFOLLOW, !follow);
         // An absolute link stays inside the tree; a magic link leads out of any tree.
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        loop {
+        for _ in 0..TRIES {
             match openat2(self.root, path, flags, Mode::empty(), resolve) {
                 Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {} // a rename or mount was under way
                 other => return other.map_err(from_rustix),
             }
         }
+        Err(Errno::EAGAIN)
+    }
+
+    /// Whether the plugin may see every folder that `path` climbs out of again: `/home/x/../../granted` leads somewhere
+    /// only if `/home/x` is there, and would tell so.
+    fn climbs_in_sight(&self, path: &Path, grants: &Grants) -> bool {
+        let (mut climbed, mut climbs) = (PathBuf::new(), 0);
+        for part in path.components() {
+            if part == Component::ParentDir && climbed != Path::new("/") {
+                climbs += 1;
+                let folder = self.find(&climbed, true).ok().and_then(|handle| resolved_path(&handle));
+                let in_sight = folder.is_some_and(|folder| rule_for(&folder, grants).is_ok());
+                if !in_sight || climbs > MOST_CLIMBS {
+                    return false;
+                }
+            }
+            climbed.push(part);
+        }
+        true
     }
 
     /// What `path` leads to, if `grants` open it for reading. `follow`: a link at its end too.
     pub(crate) fn judge(&self, path: &[u8], follow: bool, grants: &Grants) -> Result<Judged, Refused> {
         let asked = Path::new(OsStr::from_bytes(path));
+        // A walk alone tells something, wakes automounts and reaches network file systems: no more of it than need be.
+        let may_look = grants.holds_named("file-read") || base::find(path).is_some();
+        if !may_look || !self.climbs_in_sight(asked, grants) {
+            return Err(Refused::new(Errno::EACCES, None, "not granted"));
+        }
         let handle = match self.find(asked, follow) {
             Ok(handle) => handle,
             Err(errno) => return Err(self.not_found(asked, errno, grants)),
@@ -100,7 +130,7 @@ impl<'a> Tree<'a> {
         let resolved = resolved_path(&handle)
             .ok_or_else(|| Refused::new(Errno::EACCES, None, "it has no path any more"))?;
         let refuse = |rule: &str| Refused::new(Errno::EACCES, Some(resolved.clone()), rule);
-        let rule = self.rule_for(&resolved, grants).map_err(|rule| refuse(&rule))?;
+        let rule = rule_for(&resolved, grants).map_err(|rule| refuse(&rule))?;
         let stat = fstat(&handle)
             .map_err(|errno| Refused::new(from_rustix(errno), Some(resolved.clone()), "fstat"))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
@@ -114,34 +144,17 @@ impl<'a> Tree<'a> {
         Ok(Judged { handle, stat, resolved, rule })
     }
 
-    /// The decision that opens `resolved`, in words; else the one that does not.
-    fn rule_for(&self, resolved: &Path, grants: &Grants) -> Result<String, String> {
-        if base::covers(resolved.as_os_str().as_bytes()) {
-            return Ok("base profile".to_owned());
-        }
-        // Scopes are followed like paths are: `/var/run` may be a link. The object's own path has no link in it.
-        let real = grants.map_scopes("file-read", |scope| match scope {
-            Scope::Path(path) => {
-                let found = self.find(path, true).ok().and_then(|handle| resolved_path(&handle));
-                found.and_then(|path| Scope::path(path).ok())
-            }
-            Scope::Name(_) => None,
-        });
-        let Ok(scope) = Scope::path(resolved) else { return Err("its path cannot be judged".to_owned()) };
-        match real.judge("file-read", &scope) {
-            Verdict::Granted(grant) => Ok(format!("granted: {grant}")),
-            Verdict::Denied(denial) => Err(format!("denied: {denial}")),
-            Verdict::NotGranted => Err("not granted".to_owned()),
-        }
-    }
-
     /// The errno of a path that leads nowhere: the true one only where the plugin may look.
     fn not_found(&self, asked: &Path, errno: Errno, grants: &Grants) -> Refused {
-        let within = |path: &Path| self.rule_for(path, grants);
-        // The nearest folder that exists decides: what is not there cannot be resolved.
-        let mut ancestors = asked.ancestors().skip(1);
-        let nearest =
-            ancestors.find_map(|ancestor| self.find(ancestor, true).ok()).and_then(|h| resolved_path(&h));
+        let within = |path: &Path| rule_for(path, grants);
+        // The nearest folder that exists decides: what is not there cannot be resolved. Those above it exist too, so that
+        // a path of two thousand parts takes eleven looks.
+        let ancestors: Vec<&Path> = asked.ancestors().skip(1).collect();
+        let missing = ancestors.partition_point(|ancestor| self.find(ancestor, true).is_err());
+        let nearest = ancestors
+            .get(missing)
+            .and_then(|path| self.find(path, true).ok())
+            .and_then(|h| resolved_path(&h));
         let here = nearest.map(|nearest| match asked.file_name() {
             Some(name) => nearest.join(name),
             None => nearest,
@@ -164,6 +177,20 @@ impl Judged {
 
     pub(crate) fn kind(&self) -> FileType {
         FileType::from_raw_mode(self.stat.st_mode)
+    }
+}
+
+/// The decision that opens `resolved`, in words; else the one that does not.
+fn rule_for(resolved: &Path, grants: &Grants) -> Result<String, String> {
+    if base::covers(resolved.as_os_str().as_bytes()) {
+        return Ok("base profile".to_owned());
+    }
+    // The object's own path has no link in it, and a scope is where it was when it was granted.
+    let Ok(scope) = Scope::path(resolved) else { return Err("its path cannot be judged".to_owned()) };
+    match grants.judge("file-read", &scope) {
+        Verdict::Granted(grant) => Ok(format!("granted: {grant}")),
+        Verdict::Denied(denial) => Err(format!("denied: {denial}")),
+        Verdict::NotGranted => Err("not granted".to_owned()),
     }
 }
 
@@ -229,7 +256,9 @@ mod tests {
     /// The verdict on `path` under one grant of `scope`.
     fn judged(scope: &Path, path: &Path) -> Result<PathBuf, Errno> {
         let root = host_root();
-        let grants = Grants::new([PERMISSION_FILE_READ.scoped_to_path(scope).unwrap()]);
+        let real = Scope::path(scope.canonicalize().unwrap()).ok();
+        let mut grants = Grants::default();
+        grants.grant(PERMISSION_FILE_READ.scoped_to_path(scope).unwrap(), real);
         let verdict = Tree::new(root.as_fd()).judge(path.as_os_str().as_bytes(), true, &grants);
         verdict.map(|judged| judged.resolved).map_err(|refused| refused.errno)
     }
@@ -261,6 +290,25 @@ mod tests {
         assert_eq!(judged(&inside, &inside.join("none")), Err(Errno::ENOENT), "the truth where it may look");
         assert_eq!(judged(&inside, &outside.join("none")), Err(Errno::EACCES), "and not where it may not");
         assert_eq!(judged(&inside, &base.join("nowhere/at/all")), Err(Errno::EACCES));
+    }
+
+    #[test]
+    fn a_path_does_not_tell_whether_a_folder_outside_is_there() {
+        let base = tempfile::tempdir().unwrap();
+        let base = base.path().canonicalize().unwrap();
+        for folder in ["in/deep", "out"] {
+            std::fs::create_dir_all(base.join(folder)).unwrap();
+        }
+        let inside = base.join("in");
+        std::fs::write(inside.join("a"), "a").unwrap();
+        assert_eq!(judged(&inside, &base.join("out/../in/a")), Err(Errno::EACCES));
+        assert_eq!(judged(&inside, &base.join("none/../in/a")), Err(Errno::EACCES));
+        assert_eq!(
+            judged(&inside, &inside.join("deep/../a")),
+            Ok(inside.join("a")),
+            "what it may see is climbed"
+        );
+        assert_eq!(judged(&inside, &inside.join(["deep/.."; 33].join("/")).join("a")), Err(Errno::EACCES));
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! Reads what a request points at in the helper's memory, and writes answers there.
 //!
-//! Runs in the host, on a worker. Goes through `/proc/PID/mem` as it was opened when the helper was made: a number may be
+//! Runs in the host, on a worker. Reads through `/proc/PID/mem` as it was opened when the helper was made: a number may be
 //! another process's by now, that file never is. Everything read is hostile, read once, and bounded.
 
 use std::fs::File;
+use std::io::IoSlice;
 use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
+use nix::sys::uio::{RemoteIoVec, process_vm_writev};
+use nix::unistd::Pid;
 
 /// The longest path, its NUL included: PATH_MAX of the kernel.
 const PATH_MAX: usize = 4096;
@@ -41,7 +44,18 @@ pub(crate) fn read_u64(memory: &File, address: u64) -> Result<u64, Errno> {
     Ok(u64::from_ne_bytes(bytes))
 }
 
-/// Writes `bytes` to `address`.
-pub(crate) fn write(memory: &File, address: u64, bytes: &[u8]) -> Result<(), Errno> {
-    memory.write_all_at(bytes, address).map_err(|_| Errno::EFAULT)
+/// Writes `bytes` to `address` of the thread `tid`, which waits for it: process_vm_writev(2).
+///
+/// Not through `/proc/PID/mem`, which writes where the process itself may not: a plugin could have its own code written.
+/// Where the host may not trace the helper, as an ordinary user without user namespaces, there is no other way than that
+/// file, and the filter alone keeps code from being written.
+pub(crate) fn write(memory: &File, tid: i32, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+    let base = usize::try_from(address).map_err(|_| Errno::EFAULT)?;
+    let place = [RemoteIoVec { base, len: bytes.len() }];
+    match process_vm_writev(Pid::from_raw(tid), &[IoSlice::new(bytes)], &place) {
+        Ok(written) if written == bytes.len() => Ok(()),
+        Ok(_) => Err(Errno::EFAULT),
+        Err(Errno::EPERM) => memory.write_all_at(bytes, address).map_err(|_| Errno::EFAULT),
+        Err(errno) => Err(errno),
+    }
 }

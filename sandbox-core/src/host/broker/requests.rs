@@ -137,7 +137,12 @@ impl Request<'_> {
         if self.arg(3) < 24 {
             return Err(Errno::EINVAL);
         }
-        u32::try_from(memory::read_u64(memory, self.arg(2))?).map_err(|_| Errno::EINVAL)
+        let (how, resolve) = (self.arg(2), self.arg(2).checked_add(16).ok_or(Errno::EFAULT)?);
+        // Ways of walking that the broker does not offer: the caller falls back to openat(2).
+        if memory::read_u64(memory, resolve)? != 0 {
+            return Err(Errno::ENOSYS);
+        }
+        u32::try_from(memory::read_u64(memory, how)?).map_err(|_| Errno::EINVAL)
     }
 
     fn with_tree<T>(&self, work: impl FnOnce(&Tree<'_>, &Grants) -> T) -> T {
@@ -276,7 +281,7 @@ impl Request<'_> {
         if !seccomp::still_waits(self.listener, self.notification.id) {
             return Answer::Errno(Errno::EINTR);
         }
-        memory::write(memory, address, bytes).map(|()| 0).into()
+        memory::write(memory, self.notification.tid, address, bytes).map(|()| 0).into()
     }
 
     /// What this version serves nobody.
@@ -285,7 +290,13 @@ impl Request<'_> {
             return Answer::Errno(Errno::EPERM);
         };
         let action = known.name.trim_start_matches("SYS_");
-        self.event(known.permission, action, b"", None, false, "not served by this version");
+        // Only for the record: what the path says decides nothing.
+        let object = known.path.and_then(|index| {
+            let memory = self.instance.memory().filter(|_| self.instance.subject.is_heard())?;
+            memory::read_path(memory, self.arg(index)).ok()
+        });
+        let object = object.unwrap_or_default();
+        self.event(known.permission, action, &object, None, false, "not served by this version");
         Answer::Errno(known.errno)
     }
 
@@ -311,7 +322,12 @@ impl Request<'_> {
 
 /// A device of the base profile, as the plugin asks for it.
 fn open_device(path: &[u8], flags: i32) -> Answer {
-    let wanted = OFlags::from_bits_truncate((flags & libc::O_ACCMODE).cast_unsigned());
+    let mut wanted = OFlags::from_bits_truncate((flags & libc::O_ACCMODE).cast_unsigned());
+    if path == b"/dev/zero" && wanted == OFlags::RDWR {
+        // With the right to write, a shared mapping of it is memory that RLIMIT_DATA does not count. A private one needs
+        // only the right to read.
+        wanted = OFlags::RDONLY;
+    }
     let flags_ours = wanted | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
     let cloexec = flags & libc::O_CLOEXEC != 0;
     match rustix::fs::open(path, flags_ours, Mode::empty()) {
@@ -338,36 +354,46 @@ struct RefusedCall {
     name: &'static str,
     permission: &'static str,
     errno: Errno,
+    /// The argument that is a path, if one is.
+    path: Option<usize>,
 }
 
 macro_rules! refused {
-    ($($(#[$cfg:meta])* $call:ident: $permission:literal, $errno:ident;)*) => {
+    ($($(#[$cfg:meta])* $call:ident: $permission:literal, $errno:ident $(, path $path:literal)?;)*) => {
         /// Calls that are notified so that somebody hears of the attempt.
         const REFUSED: &[RefusedCall] = &[$($(#[$cfg])* RefusedCall {
             nr: libc::$call, name: stringify!($call), permission: $permission, errno: Errno::$errno,
+            path: [$($path)?].first().copied(),
         }),*];
     };
 }
 
 refused! {
-    SYS_readlinkat: "file-read", EACCES;
-    SYS_statfs: "file-read", EACCES;
-    SYS_chdir: "file-read", EACCES;
+    SYS_readlinkat: "file-read", EACCES, path 1;
+    SYS_statfs: "file-read", EACCES, path 0;
+    SYS_chdir: "file-read", EACCES, path 0;
     SYS_fchdir: "file-read", EACCES;
-    SYS_mkdirat: "file-write", EACCES;
-    SYS_unlinkat: "file-write", EACCES;
-    SYS_renameat2: "file-write", EACCES;
-    SYS_linkat: "file-write", EACCES;
-    SYS_symlinkat: "file-write", EACCES;
-    SYS_truncate: "file-write", EACCES;
-    SYS_fchmodat: "file-write", EACCES;
-    SYS_fchownat: "file-write", EACCES;
-    SYS_utimensat: "file-write", EACCES;
-    SYS_mknodat: "file-write", EACCES;
+    SYS_mkdirat: "file-write", EACCES, path 1;
+    SYS_unlinkat: "file-write", EACCES, path 1;
+    SYS_renameat2: "file-write", EACCES, path 1;
+    SYS_linkat: "file-write", EACCES, path 1;
+    SYS_symlinkat: "file-write", EACCES, path 2;
+    SYS_truncate: "file-write", EACCES, path 0;
+    SYS_fchmodat: "file-write", EACCES, path 1;
+    SYS_fchownat: "file-write", EACCES, path 1;
+    SYS_utimensat: "file-write", EACCES, path 1;
+    SYS_mknodat: "file-write", EACCES, path 1;
     SYS_fchmod: "file-write", EPERM;
     SYS_fchown: "file-write", EPERM;
     SYS_flock: "file-write", EPERM;
-    SYS_setxattr: "file-write", EPERM;
+    SYS_fsync: "file-write", EPERM;
+    SYS_fdatasync: "file-write", EPERM;
+    SYS_close_range: "system", EPERM;
+    SYS_clock_gettime: "system", EPERM;
+    SYS_clock_getres: "system", EPERM;
+    SYS_clock_nanosleep: "system", EPERM;
+    SYS_timer_create: "system", EPERM;
+    SYS_setxattr: "file-write", EPERM, path 0;
     SYS_fsetxattr: "file-write", EPERM;
     SYS_socket: "network", EACCES;
     SYS_socketpair: "network", EACCES;
@@ -379,8 +405,8 @@ refused! {
     SYS_sendmsg: "network", EACCES;
     SYS_recvfrom: "network", EACCES;
     SYS_recvmsg: "network", EACCES;
-    SYS_execve: "process", EACCES;
-    SYS_execveat: "process", EACCES;
+    SYS_execve: "process", EACCES, path 0;
+    SYS_execveat: "process", EACCES, path 1;
     SYS_clone: "process", EPERM;
     SYS_kill: "process", EPERM;
     SYS_tkill: "process", EPERM;
@@ -411,16 +437,16 @@ refused! {
     SYS_fcntl: "system", EPERM;
     SYS_ioctl: "system", ENOTTY;
     SYS_inotify_init1: "system", EPERM;
-    #[cfg(target_arch = "x86_64")] SYS_readlink: "file-read", EACCES;
-    #[cfg(target_arch = "x86_64")] SYS_mkdir: "file-write", EACCES;
-    #[cfg(target_arch = "x86_64")] SYS_rmdir: "file-write", EACCES;
-    #[cfg(target_arch = "x86_64")] SYS_unlink: "file-write", EACCES;
-    #[cfg(target_arch = "x86_64")] SYS_rename: "file-write", EACCES;
-    #[cfg(target_arch = "x86_64")] SYS_link: "file-write", EACCES;
-    #[cfg(target_arch = "x86_64")] SYS_symlink: "file-write", EACCES;
-    #[cfg(target_arch = "x86_64")] SYS_chmod: "file-write", EACCES;
-    #[cfg(target_arch = "x86_64")] SYS_chown: "file-write", EACCES;
-    #[cfg(target_arch = "x86_64")] SYS_mknod: "file-write", EACCES;
+    #[cfg(target_arch = "x86_64")] SYS_readlink: "file-read", EACCES, path 0;
+    #[cfg(target_arch = "x86_64")] SYS_mkdir: "file-write", EACCES, path 0;
+    #[cfg(target_arch = "x86_64")] SYS_rmdir: "file-write", EACCES, path 0;
+    #[cfg(target_arch = "x86_64")] SYS_unlink: "file-write", EACCES, path 0;
+    #[cfg(target_arch = "x86_64")] SYS_rename: "file-write", EACCES, path 0;
+    #[cfg(target_arch = "x86_64")] SYS_link: "file-write", EACCES, path 0;
+    #[cfg(target_arch = "x86_64")] SYS_symlink: "file-write", EACCES, path 1;
+    #[cfg(target_arch = "x86_64")] SYS_chmod: "file-write", EACCES, path 0;
+    #[cfg(target_arch = "x86_64")] SYS_chown: "file-write", EACCES, path 0;
+    #[cfg(target_arch = "x86_64")] SYS_mknod: "file-write", EACCES, path 0;
     #[cfg(target_arch = "x86_64")] SYS_accept: "network", EACCES;
     #[cfg(target_arch = "x86_64")] SYS_fork: "process", EPERM;
     #[cfg(target_arch = "x86_64")] SYS_vfork: "process", EPERM;

@@ -115,7 +115,10 @@ impl Workers {
         }
         let held = stalled.len().min(MOST_WORKERS - WORKERS);
         while lock(&self.threads).len() < WORKERS + held && self.add_worker().is_ok() {}
-        (!lock(&self.shared.plugins).is_empty()).then_some(LOOK_INTERVAL)
+        let mut plugins = lock(&self.shared.plugins);
+        // One that went before its listener was heard to hang up is never heard of again.
+        plugins.retain(|_, instance| instance.strong_count() > 0);
+        (!plugins.is_empty()).then_some(LOOK_INTERVAL)
     }
 
     /// Ends the threads. One that is held up inside a system call is left to end by itself.

@@ -71,7 +71,7 @@ pub struct Module {
     identity: (u64, u64),
 }
 
-/// A line of [`explain`].
+/// A module in the closure of a plugin's `NEEDED` entries, as `inspect` shows it.
 #[derive(Debug)]
 pub struct ExplainedModule {
     /// The name under which it is needed.
@@ -80,7 +80,7 @@ pub struct ExplainedModule {
     pub path: Option<PathBuf>,
     /// Whether the plugin may load it: a base module, or one that is allowed.
     pub allowed: bool,
-    /// Whether it is one of [`BASE_MODULES`].
+    /// Whether it is one of the C library's own, which every plugin may load.
     pub base: bool,
     /// How far below the plugin it stands where it is first met, from 1 on.
     pub depth: usize,

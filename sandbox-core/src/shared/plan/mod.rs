@@ -17,6 +17,5 @@ pub(crate) struct HelperPlan {
     pub(crate) root: namespaces::RootPlan,
     pub(crate) ids: Option<caps::Ids>,
     pub(crate) rlimits: Vec<rlimits::Rlimit>,
-    pub(crate) seccomp: seccomp::Surroundings,
     pub(crate) max_message_bytes: u64,
 }

@@ -11,6 +11,9 @@ pub(crate) const OWN_DESCRIPTORS: u64 = 5;
 /// Memory of the sandbox's own in a helper that its limit must not count: the image's data, the allocator's start.
 const OWN_MEMORY_MB: u64 = 4;
 
+/// Timers and queued signals, which are counted with all of the user's: without a bound one plugin could take all of them.
+const PENDING_SIGNALS: u64 = 256;
+
 /// How far above its limit a plugin may later be raised without a new load.
 const CEILING: u64 = 8;
 
@@ -25,6 +28,7 @@ pub(crate) enum Resource {
     FileSize,
     LockedMemory,
     MessageQueues,
+    PendingSignals,
     RealTimePriority,
     Nice,
 }
@@ -41,6 +45,7 @@ impl Resource {
             Self::FileSize => Kernel::Fsize,
             Self::LockedMemory => Kernel::Memlock,
             Self::MessageQueues => Kernel::Msgqueue,
+            Self::PendingSignals => Kernel::Sigpending,
             Self::RealTimePriority => Kernel::Rtprio,
             Self::Nice => Kernel::Nice,
         }
@@ -60,6 +65,24 @@ pub(crate) struct Rlimit {
     pub(crate) hard: Option<u64>,
 }
 
+/// Descriptors that a helper needs at once while it confines itself and loads, whatever the plugin may hold later.
+const OWN_AT_START: u64 = 3;
+
+/// What a helper sets itself: as [`plan`], with room for what it opens until it is loaded.
+pub(crate) fn plan_at_start(limits: &ResourceLimits, counts_alone: bool) -> Vec<Rlimit> {
+    let mut plan = plan(limits, counts_alone);
+    for limit in plan.iter_mut().filter(|limit| limit.resource == Resource::OpenFiles) {
+        let least = |bound: Option<u64>| bound.map(|bound| bound.max(OWN_DESCRIPTORS + OWN_AT_START));
+        (limit.soft, limit.hard) = (least(limit.soft), least(limit.hard));
+    }
+    plan
+}
+
+/// Whether [`plan_at_start`] is wider than [`plan`], so that the host must lower it after the load.
+pub(crate) fn is_wider_at_start(limits: &ResourceLimits) -> bool {
+    limits.max_file_handles.is_some_and(|handles| handles < OWN_AT_START)
+}
+
 /// What the kernel is told for `limits`. `counts_alone`: whether `RLIMIT_NPROC` counts this helper only, and not every
 /// process of the host's user.
 pub(crate) fn plan(limits: &ResourceLimits, counts_alone: bool) -> Vec<Rlimit> {
@@ -77,6 +100,11 @@ pub(crate) fn plan(limits: &ResourceLimits, counts_alone: bool) -> Vec<Rlimit> {
         nothing(Resource::FileSize),
         nothing(Resource::LockedMemory),
         nothing(Resource::MessageQueues),
+        Rlimit {
+            resource: Resource::PendingSignals,
+            soft: Some(PENDING_SIGNALS),
+            hard: Some(PENDING_SIGNALS),
+        },
         nothing(Resource::RealTimePriority),
         nothing(Resource::Nice),
     ];

@@ -10,12 +10,11 @@ use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCondition, SeccompFilter, SeccompRule,
     TargetArch,
 };
-use serde::{Deserialize, Serialize};
 
 use crate::shared::sys::seccomp::sock_filter;
 
 /// What the filter must know of the place that it will stand in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Surroundings {
     /// Whether the helper sees an empty tree. Without one, a stat by descriptor could name any of the host's files.
     pub(crate) empty_root: bool,
@@ -70,19 +69,16 @@ const PRCTL_HARMLESS: [i32; 6] = [
     libc::PR_GET_NO_NEW_PRIVS,
     libc::PR_SET_DUMPABLE, // only to become undumpable: see its own condition
 ];
-const FCNTL_HARMLESS: [i32; 12] = [
+/// fcntl(2) commands that stay inside the process. Locks do not: others see them, and wait for them.
+const FCNTL_HARMLESS: [i32; 8] = [
     libc::F_DUPFD,
     libc::F_DUPFD_CLOEXEC,
     libc::F_GETFD,
     libc::F_SETFD,
     libc::F_GETFL,
     libc::F_SETFL,
-    libc::F_GETLK,
-    libc::F_SETLK,
-    libc::F_SETLKW,
     libc::F_GETPIPE_SZ,
     libc::F_GET_SEALS,
-    libc::F_OFD_GETLK,
 ];
 const IOCTL_HARMLESS: [u64; 6] =
     [libc::FIONBIO, libc::FIOCLEX, libc::FIONCLEX, libc::FIONREAD, libc::TCGETS, libc::TIOCGWINSZ];
@@ -95,6 +91,16 @@ fn arg(index: u8, op: seccompiler::SeccompCmpOp, value: u64) -> Result<SeccompCo
 /// Holds if argument `index` is none of `values`.
 fn none_of(index: u8, values: impl IntoIterator<Item = u64>) -> Result<Vec<SeccompCondition>, BackendError> {
     values.into_iter().map(|value| arg(index, Ne, value)).collect()
+}
+
+/// Holds if argument 0 is the CPU clock of another process, which the kernel shows to everybody: clock_getcpuclockid(3).
+/// It is a negative int, so that the upper half does not count; those of threads are only shown to their own process.
+fn clock_of_another(own_pid: u32) -> Result<Vec<SeccompCondition>, BackendError> {
+    const NEGATIVE_NOT_A_THREADS: u64 = 0x8000_0004;
+    let negative = arg(0, MaskedEq(NEGATIVE_NOT_A_THREADS), 0x8000_0000)?;
+    let own = [0, own_pid].into_iter().flat_map(|pid| (0..3).map(move |which| (!pid << 3) | which));
+    let others = own.map(|clock| SeccompCondition::new(0, SeccompCmpArgLen::Dword, Ne, u64::from(clock)));
+    [Ok(negative)].into_iter().chain(others).collect()
 }
 
 fn table(around: Surroundings, own_pid: u32) -> Result<BTreeMap<i64, Verdict>, BackendError> {
@@ -118,14 +124,11 @@ fn table(around: Surroundings, own_pid: u32) -> Result<BTreeMap<i64, Verdict>, B
             libc::SYS_pwritev,
             libc::SYS_lseek,
             libc::SYS_close,
-            libc::SYS_close_range,
             libc::SYS_fstat,
             libc::SYS_dup,
             libc::SYS_dup3,
             libc::SYS_pipe2,
             libc::SYS_ftruncate,
-            libc::SYS_fsync,
-            libc::SYS_fdatasync,
             libc::SYS_fadvise64,
             libc::SYS_getdents64,
             libc::SYS_eventfd2,
@@ -167,14 +170,10 @@ fn table(around: Surroundings, own_pid: u32) -> Result<BTreeMap<i64, Verdict>, B
             libc::SYS_sched_get_priority_min,
             libc::SYS_getcpu,
             libc::SYS_nanosleep,
-            libc::SYS_clock_nanosleep,
-            libc::SYS_clock_gettime,
-            libc::SYS_clock_getres,
             libc::SYS_gettimeofday,
             libc::SYS_times,
             libc::SYS_getitimer,
             libc::SYS_setitimer,
-            libc::SYS_timer_create,
             libc::SYS_timer_settime,
             libc::SYS_timer_gettime,
             libc::SYS_timer_delete,
@@ -250,6 +249,8 @@ fn table(around: Surroundings, own_pid: u32) -> Result<BTreeMap<i64, Verdict>, B
             libc::SYS_fchmod,
             libc::SYS_fchown,
             libc::SYS_flock,
+            libc::SYS_fsync,
+            libc::SYS_fdatasync,
             libc::SYS_setxattr,
             libc::SYS_fsetxattr,
             libc::SYS_socket,
@@ -312,6 +313,13 @@ fn table(around: Surroundings, own_pid: u32) -> Result<BTreeMap<i64, Verdict>, B
         Ask,
     );
 
+    // A thread with a table of its own would have RLIMIT_NOFILE descriptors of its own.
+    let unshare = u64::from(libc::CLOSE_RANGE_UNSHARE);
+    row(&[libc::SYS_close_range], AskIf(vec![vec![arg(2, MaskedEq(unshare), unshare)?]]));
+    row(
+        &[libc::SYS_clock_gettime, libc::SYS_clock_getres, libc::SYS_clock_nanosleep, libc::SYS_timer_create],
+        AskIf(vec![clock_of_another(own_pid)?]),
+    );
     // Only for threads; flags and nothing else decide, since they sit in a register (clone3's do not: ENOSYS below).
     row(&[libc::SYS_clone], AskIf(vec![none_of(0, [THREAD_FLAGS, THREAD_FLAGS_MUSL])?]));
     // glibc 2.33 to 2.38 has no other fstat(3). In an empty root a path beside the flag finds nothing.
@@ -322,11 +330,14 @@ fn table(around: Surroundings, own_pid: u32) -> Result<BTreeMap<i64, Verdict>, B
     };
     row(&[libc::SYS_newfstatat], path_stat);
     let shared = (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as u64;
+    let growing = libc::MAP_GROWSDOWN as u64;
     let writable_code = (libc::PROT_WRITE | libc::PROT_EXEC) as u64;
     row(
         &[libc::SYS_mmap],
         AskIf(vec![
             vec![arg(3, MaskedEq(shared), shared)?],
+            // A stack's pages are not counted by RLIMIT_DATA: getrlimit(2).
+            vec![arg(3, MaskedEq(growing), growing)?],
             vec![arg(2, MaskedEq(writable_code), writable_code)?],
             vec![
                 arg(2, MaskedEq(libc::PROT_EXEC as u64), libc::PROT_EXEC as u64)?,

@@ -9,8 +9,17 @@ use super::scope::Scope;
 /// The permissions that a plugin holds, as decisions in the order in which they were taken.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Grants {
-    granted: Vec<PluginPermission>,
-    denied: Vec<PluginPermission>,
+    granted: Vec<Decision>,
+    denied: Vec<Decision>,
+}
+
+/// A grant or a denial.
+#[derive(Debug, Clone)]
+struct Decision {
+    permission: PluginPermission,
+    /// Where the scope's path really was, with every link followed, when this was decided. What is put in its place later
+    /// is not what was decided about.
+    real: Option<Scope>,
 }
 
 /// What the grants say of one object, and which decision said so.
@@ -27,29 +36,49 @@ impl Verdict<'_> {
     }
 }
 
-impl Grants {
-    pub(crate) fn new(permissions: impl IntoIterator<Item = PluginPermission>) -> Self {
-        let mut grants = Self::default();
-        permissions.into_iter().for_each(|permission| grants.grant(permission));
-        grants
+impl Decision {
+    /// How narrowly this covers the object at `scope`: the more components, the narrower. `None` if it does not.
+    fn width(&self, name: &str, scope: &Scope) -> Option<usize> {
+        if self.permission.name() != name {
+            return None;
+        }
+        let Some(own) = self.permission.scope() else { return Some(0) };
+        [Some(own), self.real.as_ref()].into_iter().flatten().filter(|own| own.covers(scope)).map(width).max()
     }
 
-    /// Adds `permission`, and lifts a denial of exactly the same. Granting what is held changes nothing.
-    pub(crate) fn grant(&mut self, permission: PluginPermission) {
-        self.denied.retain(|denial| *denial != permission);
-        if !self.granted.contains(&permission) {
-            self.granted.push(permission);
+    fn covers(&self, permission: &PluginPermission) -> bool {
+        match permission.scope() {
+            Some(scope) => self.width(permission.name(), scope).is_some(),
+            None => self.permission.covers(permission),
+        }
+    }
+}
+
+impl Grants {
+    /// Adds `permission`, whose scope really is at `real`, and lifts a denial of exactly the same. Granting what is held
+    /// changes nothing but where it really is.
+    pub(crate) fn grant(&mut self, permission: PluginPermission, real: Option<Scope>) {
+        self.denied.retain(|denial| denial.permission != permission);
+        match self.granted.iter_mut().find(|grant| grant.permission == permission) {
+            Some(held) => held.real = real,
+            None => self.granted.push(Decision { permission, real }),
         }
     }
 
     /// Takes away everything that `permission` covers. Returns whether any of it was held.
-    pub(crate) fn revoke(&mut self, permission: &PluginPermission) -> bool {
-        let held = self.holds(permission) || self.granted.iter().any(|grant| permission.covers(grant));
-        self.granted.retain(|grant| !permission.covers(grant));
-        self.denied.retain(|denial| !permission.covers(denial));
+    pub(crate) fn revoke(&mut self, permission: &PluginPermission, real: Option<Scope>) -> bool {
+        let held =
+            self.holds(permission) || self.granted.iter().any(|grant| permission.covers(&grant.permission));
+        self.granted.retain(|grant| !permission.covers(&grant.permission));
+        self.denied.retain(|denial| !permission.covers(&denial.permission));
+        let denial = Decision { permission: permission.clone(), real };
         // What is left and still covers it is wider: a denial cuts the revoked part out.
-        if self.granted.iter().any(|grant| grant.covers(permission)) {
-            self.denied.push(permission.clone());
+        let real = denial.real.clone().map(|real| permission.at(real));
+        let wider = |grant: &Decision| {
+            grant.covers(permission) || real.as_ref().is_some_and(|real| grant.covers(real))
+        };
+        if self.granted.iter().any(wider) {
+            self.denied.push(denial);
         }
         held
     }
@@ -57,59 +86,51 @@ impl Grants {
     /// Without a scope: held at any scope. With one: is all of it covered, and no part of it denied.
     pub(crate) fn holds(&self, permission: &PluginPermission) -> bool {
         match permission.scope() {
-            None => self.granted.iter().any(|grant| grant.name() == permission.name()),
+            None => self.holds_named(permission.name()),
             Some(scope) => {
-                self.judge(permission.name(), scope).is_granted()
-                    && !self.denied.iter().any(|denial| *denial != *permission && permission.covers(denial))
+                let inside = |denial: &Decision| {
+                    denial.permission != *permission && permission.covers(&denial.permission)
+                };
+                self.judge(permission.name(), scope).is_granted() && !self.denied.iter().any(inside)
             }
         }
+    }
+
+    /// Whether the permission called `name` is held at any scope.
+    pub(crate) fn holds_named(&self, name: &str) -> bool {
+        self.granted.iter().any(|grant| grant.permission.name() == name)
     }
 
     /// Whether the object at `scope` may be used under the permission called `name`.
     pub(crate) fn judge(&self, name: &str, scope: &Scope) -> Verdict<'_> {
-        let narrowest = |list: &'_ [PluginPermission]| {
-            list.iter()
-                .enumerate()
-                .filter(|(_, p)| p.name() == name && p.scope().is_none_or(|own| own.covers(scope)))
-                .max_by_key(|(_, p)| width(p))
-                .map(|(index, p)| (index, width(p)))
-        };
-        match (narrowest(&self.granted), narrowest(&self.denied)) {
+        fn narrowest<'a>(
+            list: &'a [Decision],
+            name: &str,
+            scope: &Scope,
+        ) -> Option<(usize, &'a PluginPermission)> {
+            let covering = list.iter().filter_map(|own| Some((own.width(name, scope)?, &own.permission)));
+            covering.max_by_key(|(width, _)| *width)
+        }
+        match (narrowest(&self.granted, name, scope), narrowest(&self.denied, name, scope)) {
             (None, None) => Verdict::NotGranted,
-            (None, Some((index, _))) => Verdict::Denied(&self.denied[index]),
-            (Some((index, grant)), Some((_, denial))) if grant > denial => {
-                Verdict::Granted(&self.granted[index])
+            (Some((_, grant)), None) => Verdict::Granted(grant),
+            (Some((grant_width, grant)), Some((denial_width, _))) if grant_width > denial_width => {
+                Verdict::Granted(grant)
             }
-            (Some(_), Some((index, _))) => Verdict::Denied(&self.denied[index]),
-            (Some((index, _)), None) => Verdict::Granted(&self.granted[index]),
+            (_, Some((_, denial))) => Verdict::Denied(denial),
         }
     }
 
     /// Every permission that is granted, in the order in which it was.
-    pub(crate) fn list(&self) -> &[PluginPermission] {
-        &self.granted
-    }
-
-    /// The decisions on `name` with each scope as `resolve` finds it now; a scope that it finds nowhere stays as it is.
-    pub(crate) fn map_scopes(&self, name: &str, resolve: impl Fn(&Scope) -> Option<Scope>) -> Self {
-        let map = |list: &[PluginPermission]| {
-            let ours = list.iter().filter(|p| p.name() == name);
-            ours.map(|p| match p.scope().and_then(&resolve) {
-                Some(scope) => p.at(scope),
-                None => p.clone(),
-            })
-            .collect()
-        };
-        Self { granted: map(&self.granted), denied: map(&self.denied) }
+    pub(crate) fn list(&self) -> Vec<PluginPermission> {
+        self.granted.iter().map(|grant| grant.permission.clone()).collect()
     }
 }
 
-/// How narrow a permission is: the more components, the narrower. Only ones that cover the same object are compared.
-fn width(permission: &PluginPermission) -> usize {
-    match permission.scope() {
-        None => 0,
-        Some(Scope::Path(path)) => path.components().count(),
-        Some(Scope::Name(_)) => usize::MAX,
+fn width(scope: &Scope) -> usize {
+    match scope {
+        Scope::Path(path) => path.components().count(),
+        Scope::Name(_) => usize::MAX,
     }
 }
 
@@ -118,23 +139,29 @@ mod tests {
     use super::super::permission::{PERMISSION_FILE_READ, PERMISSION_FILE_WRITE};
     use super::*;
 
+    fn granted(permissions: impl IntoIterator<Item = PluginPermission>) -> Grants {
+        let mut grants = Grants::default();
+        permissions.into_iter().for_each(|permission| grants.grant(permission, None));
+        grants
+    }
+
     fn at(path: &str) -> PluginPermission {
         PERMISSION_FILE_READ.scoped_to_path(path).unwrap()
     }
 
     #[test]
     fn granting_twice_is_granting_once() {
-        let mut grants = Grants::new([at("/a"), at("/a")]);
+        let mut grants = granted([at("/a"), at("/a")]);
         assert_eq!(grants.list().len(), 1);
-        assert!(grants.revoke(&at("/a")));
+        assert!(grants.revoke(&at("/a"), None));
         assert!(!grants.holds(&at("/a")));
-        assert!(!grants.revoke(&at("/a")));
+        assert!(!grants.revoke(&at("/a"), None));
     }
 
     #[test]
     fn revoking_the_unscoped_permission_removes_every_scope() {
-        let mut grants = Grants::new([at("/a"), at("/b"), PERMISSION_FILE_WRITE]);
-        assert!(grants.revoke(&PERMISSION_FILE_READ));
+        let mut grants = granted([at("/a"), at("/b"), PERMISSION_FILE_WRITE]);
+        assert!(grants.revoke(&PERMISSION_FILE_READ, None));
         assert!(!grants.holds(&PERMISSION_FILE_READ));
         assert!(!grants.holds(&at("/a")));
         assert!(grants.holds(&PERMISSION_FILE_WRITE));
@@ -142,25 +169,25 @@ mod tests {
 
     #[test]
     fn revoking_a_part_of_a_wider_grant_leaves_a_denial_which_beats_the_grant() {
-        let mut grants = Grants::new([at("/a")]);
-        assert!(grants.revoke(&at("/a/b")));
+        let mut grants = granted([at("/a")]);
+        assert!(grants.revoke(&at("/a/b"), None));
         assert!(grants.holds(&at("/a/c")));
         assert!(!grants.holds(&at("/a/b")));
         assert!(!grants.holds(&at("/a/b/c")));
         assert!(!grants.holds(&at("/a")), "not all of it is covered any more");
         assert!(grants.holds(&PERMISSION_FILE_READ), "held at some scope");
-        grants.grant(at("/a"));
+        grants.grant(at("/a"), None);
         assert!(!grants.holds(&at("/a/b")), "granting the wider one again does not lift the denial");
-        grants.grant(at("/a/b"));
+        grants.grant(at("/a/b"), None);
         assert!(grants.holds(&at("/a/b")), "granting the same does");
         assert!(grants.holds(&at("/a")));
     }
 
     #[test]
     fn a_grant_inside_a_denial_opens_just_that_part() {
-        let mut grants = Grants::new([PERMISSION_FILE_READ]);
-        grants.revoke(&at("/a"));
-        grants.grant(at("/a/b"));
+        let mut grants = granted([PERMISSION_FILE_READ]);
+        grants.revoke(&at("/a"), None);
+        grants.grant(at("/a/b"), None);
         assert!(grants.holds(&at("/a/b/c")));
         assert!(!grants.holds(&at("/a/c")));
         assert!(grants.holds(&at("/z")));
@@ -168,8 +195,21 @@ mod tests {
 
     #[test]
     fn a_scope_that_is_not_held_is_not_there_to_be_revoked() {
-        let mut grants = Grants::new([at("/a")]);
-        assert!(!grants.revoke(&at("/b")));
+        let mut grants = granted([at("/a")]);
+        assert!(!grants.revoke(&at("/b"), None));
         assert!(grants.holds(&at("/a")));
+    }
+
+    #[test]
+    fn a_scope_is_where_it_was_when_it_was_granted() {
+        let real = |path| Some(Scope::path(path).unwrap());
+        let mut grants = Grants::default();
+        grants.grant(at("/run/photos"), real("/mnt/disk/photos"));
+        assert!(grants.holds(&at("/mnt/disk/photos/a")));
+        assert!(grants.holds(&at("/run/photos/a")));
+        assert!(!grants.holds(&at("/mnt/disk/other")));
+        assert!(grants.revoke(&at("/run/photos/private"), real("/mnt/disk/photos/private")));
+        assert!(!grants.holds(&at("/mnt/disk/photos/private/a")), "a denial is where it really is, too");
+        assert!(grants.holds(&at("/mnt/disk/photos/a")));
     }
 }

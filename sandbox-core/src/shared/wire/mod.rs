@@ -6,6 +6,7 @@ pub(crate) mod control;
 pub(crate) mod frame;
 pub(crate) mod packets;
 pub(crate) mod report;
+pub(crate) mod role;
 pub(crate) mod zygote;
 
 /// The version of everything in this folder. It goes up with each change of a message; host, zygote and helper are the

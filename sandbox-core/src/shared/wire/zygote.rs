@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::report::Failure;
+use crate::shared::plan::caps::IdRange;
 
 /// The largest packet either way.
 pub(crate) const MAX_PACKET_BYTES: usize = 4096;
@@ -59,6 +60,8 @@ pub(crate) struct Launch {
     pub(crate) user_namespace: bool,
     /// Pid, network, IPC, UTS, cgroup and mount namespaces: all or none.
     pub(crate) namespaces: bool,
+    /// The ids of a root host's helpers; `None` for an ordinary user's, and where there are none to be had.
+    pub(crate) ids: Option<IdRange>,
     /// Why there is no user namespace, or no namespaces.
     pub(crate) errno: Option<i32>,
 }
