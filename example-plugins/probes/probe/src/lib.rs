@@ -1,0 +1,147 @@
+//! A plugin whose methods each try one thing that a plugin must not be able to do, or may do only so often.
+//!
+//! Runs in a helper, and unconfined in the tests' control processes: the same code, so that a refusal is the sandbox's.
+//! Owns the way of answering: `ok` and what was got, `errno` and a number, or `error` and a text.
+//! Never goes further than it must to show that a door is open, and connects only to the loopback address.
+#![allow(unsafe_code, reason = "asks the kernel directly, as a plugin that means harm would")]
+
+mod channel;
+mod facts;
+mod files;
+mod kernel;
+mod memory;
+mod services;
+mod threads;
+
+use std::io;
+
+use plugin_abi::{Host, Plugin, PluginError, PluginResult, export_plugin};
+
+/// What an attempt came to.
+type Attempt = io::Result<Vec<u8>>;
+
+#[derive(Default)]
+struct Probe {
+    host: Option<Host>,
+    memory: Vec<Vec<u8>>,
+    file: Option<std::fs::File>,
+}
+
+impl Plugin for Probe {
+    fn activate(&mut self, host: Host) -> Result<(), PluginError> {
+        self.host = Some(host);
+        Ok(())
+    }
+
+    fn call(&mut self, method: &str, payload: &[u8]) -> PluginResult {
+        let attempt = match method {
+            "echo" => Ok(payload.to_vec()),
+            "big" => number(payload).map(|bytes| vec![b'x'; bytes]),
+            "panic" => panic!("{}", String::from_utf8_lossy(payload)),
+            "fail" => return Err(String::from_utf8_lossy(payload).into_owned().into()),
+            "abort" => std::process::abort(),
+            "exit" => number(payload).map(|code| std::process::exit(i32::try_from(code).unwrap_or(1))),
+            "print" => services::print(payload),
+            "flood" => number(payload).and_then(services::flood),
+
+            "open" => files::open(payload),
+            "open_c" => files::open_c(payload),
+            "read_dir" => files::read_dir(payload),
+            "stat" => files::stat(payload),
+            "lstat" => files::lstat(payload),
+            "access" => files::access(payload),
+            "readlink" => files::readlink(payload),
+            "mkdir" => files::mkdir(payload),
+            "write_file" => files::write_file(payload),
+            "unlink" => files::unlink(payload),
+            "hold" => files::hold(&mut self.file, payload),
+            "read_held" => files::read_held(self.file.as_mut()),
+            "open_many" => number(payload).and_then(files::open_many),
+            "open_storm" => files::open_storm(payload),
+            "race" => files::race(payload),
+            "mmap_exec_file" => files::map_exec(payload),
+            "mprotect_exec_file" => files::map_then_exec(payload),
+
+            "alloc" => number(payload).and_then(|mib| memory::allocate(&mut self.memory, mib)),
+            "alloc_abort" => number(payload).map(|mib| memory::allocate_or_abort(&mut self.memory, mib)),
+            "free" => Ok(memory::free(&mut self.memory)),
+            "mprotect_exec" => memory::make_executable(),
+            "mmap_exec" => memory::map_executable(),
+            "mmap_shared" => memory::map_shared(),
+            "segfault" => memory::segfault(),
+
+            "spin" => number(payload).map(threads::spin),
+            "spin_forever" => threads::spin_forever(),
+            "sleep_forever" => threads::sleep_forever(),
+            "threads" => number(payload).map(threads::many),
+            "kill_self" => threads::kill_self(payload),
+
+            "socket" => kernel::socket(),
+            "connect_loopback" => number(payload).and_then(kernel::connect_loopback),
+            "fork" => kernel::fork(),
+            "exec" => kernel::exec(payload),
+            "kill" => number(payload).and_then(kernel::ask_about_process),
+            "memfd" => kernel::memory_file(),
+            "ptrace" => kernel::trace_me(),
+            "dlopen" => kernel::load_library(payload),
+            "syscall" => kernel::raw(payload),
+            "int80" => kernel::ask_as_32_bit_program(),
+
+            "facts" => facts::all(),
+            "descriptors" => facts::descriptors(),
+
+            "close_channel" => channel::close(),
+            "write_channel" => channel::write(payload),
+            "write_channel_and_exit" => channel::write_and_exit(payload),
+
+            "service" => services::call(self.host()?, payload),
+            "service_from_thread" => services::call_from_thread(self.host()?, payload),
+            "service_flood" => services::flood_calls(self.host()?, payload),
+            other => return Err(PluginError::unknown_method(other)),
+        };
+        Ok(match attempt {
+            Ok(got) => [b"ok ", got.as_slice()].concat(),
+            Err(error) => match error.raw_os_error() {
+                Some(errno) => format!("errno {errno}").into_bytes(),
+                None => format!("error {error}").into_bytes(),
+            },
+        })
+    }
+}
+
+impl Probe {
+    fn host(&self) -> Result<&Host, PluginError> {
+        self.host.as_ref().ok_or_else(|| "not activated".into())
+    }
+}
+
+fn text(payload: &[u8]) -> io::Result<&str> {
+    std::str::from_utf8(payload).map_err(io::Error::other)
+}
+
+fn number(payload: &[u8]) -> io::Result<usize> {
+    text(payload)?.trim().parse().map_err(io::Error::other)
+}
+
+/// The bytes before the first newline, and those after it.
+fn split_line(payload: &[u8]) -> (&[u8], &[u8]) {
+    match payload.iter().position(|byte| *byte == b'\n') {
+        Some(at) => (&payload[..at], &payload[at + 1..]),
+        None => (payload, &[]),
+    }
+}
+
+/// What a C function's -1 means.
+fn check(rc: impl Into<i64>) -> io::Result<i64> {
+    match rc.into() {
+        -1 => Err(io::Error::last_os_error()),
+        rc => Ok(rc),
+    }
+}
+
+export_plugin!(
+    Probe::default(),
+    id: "probe",
+    description: "tries what a plugin must not be able to do",
+    permissions: ["file-read"]
+);

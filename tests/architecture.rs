@@ -1,0 +1,219 @@
+//! Arrows point one way, and `unsafe` stays where it may be: read from the sources themselves.
+//!
+//! Reads text, not syntax: comments are cut off, strings are not. Never builds or runs what it reads.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the workspace").to_owned()
+}
+
+/// A source file: its path below the root, and its lines without comments, numbered from 1.
+struct Source {
+    path: String,
+    lines: Vec<(usize, String)>,
+}
+
+fn sources(folder: &str) -> Vec<Source> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in
+            fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())).flatten()
+        {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(read(&path));
+            }
+        }
+    }
+    found
+}
+
+fn read(path: &Path) -> Source {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut lines = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        // What stands behind this is for tests alone, by this project's convention the end of a file.
+        if line.starts_with("#[cfg(test)]") {
+            break;
+        }
+        let code = line.split_once("//").map_or(line, |(code, _)| code);
+        lines.push((number + 1, code.to_owned()));
+    }
+    let path = path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned();
+    Source { path, lines }
+}
+
+/// Whether `word` stands in `code` as a word.
+fn has_word(code: &str, word: &str) -> bool {
+    code.match_indices(word).any(|(at, _)| {
+        let is_part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+        !is_part(code[..at].chars().next_back()) && !is_part(code[at + word.len()..].chars().next())
+    })
+}
+
+/// The module of sandbox-core that a path goes to: `crate::host::..` and `super::super::host::..` alike.
+fn goes_to(code: &str, module: &str) -> bool {
+    code.contains(&format!("crate::{module}::"))
+        || code.contains(&format!("crate::{module};"))
+        || code.contains(&format!("super::{module}::"))
+        || (code.contains("crate::{") && has_word(code, module))
+}
+
+#[track_caller]
+fn check(what: &str, wrong: Vec<String>) {
+    assert!(wrong.is_empty(), "{what}:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_arrow_points_up() {
+    // Who may not name whom. `entry` alone names zygote and helper, and nobody names it.
+    let rules: [(&str, &[&str]); 4] = [
+        ("sandbox-core/src/host", &["zygote", "helper", "entry"]),
+        ("sandbox-core/src/helper", &["host", "zygote", "entry"]),
+        ("sandbox-core/src/zygote", &["host", "helper", "entry"]),
+        ("sandbox-core/src/shared", &["host", "zygote", "helper", "entry"]),
+    ];
+    let mut wrong = Vec::new();
+    for (folder, forbidden) in rules {
+        for source in sources(folder) {
+            // `super::` inside a folder leads to a neighbour: `host/zygote.rs` is not the process of that name.
+            let neighbours =
+                Path::new(&source.path).parent().map(|parent| root().join(parent)).expect("in a folder");
+            for (number, code) in &source.lines {
+                for module in forbidden {
+                    let neighbour =
+                        neighbours.join(format!("{module}.rs")).exists() || neighbours.join(module).exists();
+                    let by_crate = code.contains(&format!("crate::{module}"));
+                    if by_crate || (goes_to(code, module) && !neighbour) {
+                        wrong.push(format!("{}:{number}: {}", source.path, code.trim()));
+                    }
+                }
+            }
+        }
+    }
+    check("an arrow points up", wrong);
+}
+
+#[test]
+fn inside_shared_what_touches_the_world_knows_none_of_ours() {
+    let mut wrong = Vec::new();
+    for source in sources("sandbox-core/src/shared/sys") {
+        for (number, code) in &source.lines {
+            if ["policy", "plan", "wire"].iter().any(|module| code.contains(&format!("shared::{module}"))) {
+                wrong.push(format!("{}:{number}: {}", source.path, code.trim()));
+            }
+        }
+    }
+    for source in sources("sandbox-core/src/shared/policy") {
+        for (number, code) in &source.lines {
+            if ["sys", "plan", "wire"].iter().any(|module| code.contains(&format!("shared::{module}"))) {
+                wrong.push(format!("{}:{number}: {}", source.path, code.trim()));
+            }
+        }
+    }
+    check("an arrow points up inside shared", wrong);
+}
+
+#[test]
+fn unsafe_code_stays_in_its_places() {
+    let allowed = |path: &str| {
+        path.starts_with("sandbox-core/src/shared/sys/")
+            || [
+                "sandbox-core/src/entry.rs",
+                "sandbox-core/src/helper/load.rs",
+                "sandbox-core/src/shared/wire/ring.rs",
+                "plugin-abi/src/binding.rs",
+                "plugin-abi/src/export.rs",
+            ]
+            .contains(&path)
+    };
+    let mut wrong = Vec::new();
+    for folder in ["sandbox-core/src", "plugin-abi/src", "host/src"] {
+        for source in sources(folder).into_iter().filter(|source| !allowed(&source.path)) {
+            for (number, code) in &source.lines {
+                let lint = ["allow(unsafe_code", "deny(unsafe", "forbid(unsafe"]
+                    .iter()
+                    .any(|lint| code.contains(lint));
+                if lint || has_word(code, "unsafe") {
+                    wrong.push(format!("{}:{number}: {}", source.path, code.trim()));
+                }
+            }
+        }
+    }
+    check("unsafe outside its places", wrong);
+}
+
+#[test]
+fn the_binding_alone_names_what_carries_the_boundary() {
+    let mut wrong = Vec::new();
+    for folder in [
+        "sandbox-core/src",
+        "plugin-abi/src",
+        "host/src",
+        "example-plugins/hello",
+        "example-plugins/image-thumbnail",
+    ] {
+        for source in sources(folder) {
+            for (number, code) in &source.lines {
+                if source.path != "plugin-abi/src/binding.rs" && code.contains("abi_stable::") {
+                    wrong.push(format!("{}:{number}: {}", source.path, code.trim()));
+                }
+            }
+        }
+    }
+    check("abi_stable outside its module", wrong);
+}
+
+#[test]
+fn the_host_never_loads_a_library_and_never_forks() {
+    let mut wrong = Vec::new();
+    for source in sources("sandbox-core/src/host") {
+        for (number, code) in &source.lines {
+            if ["libloading", "dlopen(", "fork(", "plugin_abi::loader"].iter().any(|name| code.contains(name))
+            {
+                wrong.push(format!("{}:{number}: {}", source.path, code.trim()));
+            }
+        }
+    }
+    check("the host touches what only a helper or the zygote may", wrong);
+}
+
+#[test]
+fn no_module_is_named_after_nothing() {
+    let mut wrong = Vec::new();
+    for folder in ["sandbox-core/src", "plugin-abi/src", "host/src", "tests"] {
+        for source in sources(folder) {
+            for (number, code) in &source.lines {
+                let name = code.split_once("mod ").map(|(_, name)| name.trim_end_matches([';', ' ', '{']));
+                let inline = source.path == "plugin-abi/src/binding.rs"; // its types are the boundary's, in one place
+                if !inline
+                    && name.is_some_and(|name| {
+                        ["utils", "util", "common", "helpers", "misc", "types"].contains(&name)
+                    })
+                {
+                    wrong.push(format!("{}:{number}: {}", source.path, code.trim()));
+                }
+            }
+        }
+    }
+    check("a module that says nothing", wrong);
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    let mut wrong = Vec::new();
+    for folder in ["sandbox-core/src", "plugin-abi/src", "host/src", "tests", "example-plugins/probes"] {
+        for source in sources(folder) {
+            let text = fs::read_to_string(root().join(&source.path)).expect("read before");
+            if !text.trim_start().starts_with("//!") {
+                wrong.push(source.path);
+            }
+        }
+    }
+    check("files without a header", wrong);
+}

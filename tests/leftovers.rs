@@ -1,0 +1,114 @@
+//! Nothing is left behind: processes, descriptors, threads, mounts and cgroups are counted before and after.
+//!
+//! A test program of its own with a single test in it, since all of that belongs to the whole process.
+
+use std::time::Duration;
+
+use rig::inventory::Inventory;
+use rig::libraries::constructor_that;
+use rig::plugins::Attempts;
+use rig::{Scratch, active, library, loaded, probe, probe_with};
+use sandbox_core::{
+    App, PERMISSION_FILE_READ, PluginPolicy, PluginSandbox, PluginSandboxManager, ResourceLimits,
+};
+
+fn whole_life() {
+    let scratch = Scratch::new();
+    let file = scratch.file("file", "contents");
+    let policy = PluginPolicy::new().permission(PERMISSION_FILE_READ);
+    let app = App::new().service("log", |_| Ok(Vec::new()));
+    let plugin = active("probe", policy, library("probe"), app);
+    let events = plugin.events();
+    assert_eq!(plugin.attempt("open", &file).text(), "contents");
+    assert_eq!(plugin.attempt("service", "log\n").text(), "replied ");
+    assert_eq!(plugin.attempt("service_from_thread", "log\n").text(), "replied ");
+    plugin.deactivate_plugin().expect("it deactivates");
+    plugin.unload_plugin().expect("it unloads");
+    drop(events);
+}
+
+fn refused_libraries() {
+    let scratch = Scratch::new();
+    let plugin = PluginSandbox::new("bad", PluginPolicy::new()).expect("a sandbox");
+    for path in ["/nowhere".into(), scratch.file("text", "text"), scratch.fifo("fifo")] {
+        plugin.load_plugin(path).expect_err("it is no plugin");
+    }
+    plugin.load_plugin(library("probe-lying-layout")).expect_err("it does not fit");
+    for act in ["segfault", "exit", "rubbish", "close"] {
+        plugin.load_plugin(constructor_that(&scratch, act)).expect_err(act);
+    }
+}
+
+fn ends_of_all_kinds() {
+    for (method, payload) in [
+        ("abort", ""),
+        ("segfault", ""),
+        ("exit", "0"),
+        ("ptrace", ""),
+        ("close_channel", ""),
+        ("write_channel", "rubbish!"),
+    ] {
+        probe().refused(method, payload);
+    }
+    let limits = ResourceLimits::default().call_timeout(Duration::from_millis(200));
+    probe_with(PluginPolicy::new().limits(limits)).refused("sleep_forever", "");
+    let plugin = probe();
+    plugin.refused("panic", "caught");
+    assert!(!plugin.attempt("fork", "").got_it());
+    assert!(plugin.attempt("threads", "8").got_it());
+}
+
+fn dropped_in_every_state() {
+    drop(PluginSandbox::new("probe", PluginPolicy::new()).expect("a sandbox"));
+    drop(loaded("probe", PluginPolicy::new(), library("probe")));
+    drop(probe());
+    let plugin = probe();
+    let caller = plugin.clone();
+    let calling = std::thread::spawn(move || drop(caller.call("sleep_forever", b"")));
+    plugin.unload_plugin().expect("it unloads");
+    calling.join().expect("it ends");
+}
+
+fn many_at_once() {
+    let manager = PluginSandboxManager::new();
+    std::thread::scope(|scope| {
+        for n in 0..6 {
+            let manager = &manager;
+            scope.spawn(move || {
+                let id = format!("plugin-{n}");
+                manager.register_plugin(&id, PluginPolicy::new()).expect("it is new");
+                manager.load_plugin(&id, library("probe")).expect("it loads");
+                manager.activate_plugin(&id, ()).expect("it activates");
+                manager.call(&id, "echo", b"x").expect("it answers");
+            });
+        }
+    });
+}
+
+/// What other tests start in child processes. By itself it does nothing.
+#[test]
+#[ignore = "the body of child processes that other tests start"]
+fn child() {
+    rig::child::play(&[]);
+}
+
+#[test]
+fn nothing_is_left_behind_however_plugins_end() {
+    // Cargo is asked for the libraries here, and not while somebody counts.
+    rig::libraries::folder();
+    let before = Inventory::take();
+    assert!(before.processes.is_empty(), "{:?}", before.processes);
+    for (what, act) in [
+        ("a whole life", whole_life as fn()),
+        ("libraries that are refused", refused_libraries),
+        ("ends of all kinds", ends_of_all_kinds),
+        ("sandboxes dropped in every state", dropped_in_every_state),
+        ("many plugins at once", many_at_once),
+    ] {
+        println!("{what}");
+        for _ in 0..3 {
+            act();
+        }
+        before.assert_nothing_left();
+    }
+}

@@ -1,0 +1,21 @@
+//! What the tests stand on: built libraries, folders that any user reaches, child processes, and a count of what is left.
+//!
+//! Runs in the test programs, which are the host applications of these tests.
+//! Owns the meaning of a probe's answer, and every wait, each of which has a deadline.
+//! Never confines, limits or re-environs the test program itself: that goes into a child.
+#![allow(unsafe_code, reason = "loads plugins unconfined and closes descriptors of child processes")]
+
+pub mod answer;
+pub mod child;
+pub mod events;
+pub mod inventory;
+pub mod libraries;
+pub mod plugins;
+pub mod scratch;
+pub mod unconfined;
+pub mod wait;
+
+pub use answer::Answer;
+pub use libraries::library;
+pub use plugins::{active, loaded, probe, probe_with};
+pub use scratch::Scratch;

@@ -1,0 +1,289 @@
+//! What no plugin may do: each attempt's exact outcome inside, and its success outside, by the same code.
+
+use std::net::TcpListener;
+
+use rig::plugins::Attempts;
+use rig::unconfined::{self, Outcome};
+use rig::{Answer, Scratch, probe, probe_with};
+use sandbox_core::{Cause, PluginPolicy, PluginSandboxError, PluginState, STANDARD_PERMISSIONS};
+
+/// What becomes of an attempt in the sandbox.
+#[derive(Debug, Clone, Copy)]
+enum Confined {
+    /// Exactly this error.
+    Errno(i32),
+    /// The plugin ends for a forbidden call.
+    Killed,
+}
+
+/// What becomes of it outside, in a bounded and harmless form.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Control {
+    /// It works.
+    Works,
+    /// It needs more rights than an ordinary user has, so that only root's control says something.
+    WorksForRoot,
+    /// It is not done outside, or fails there for its arguments: only the errno tells that the sandbox was asked first.
+    NotTried,
+}
+
+struct Probe {
+    name: &'static str,
+    method: &'static str,
+    payload: String,
+    control: Control,
+    confined: Confined,
+}
+
+fn probe_of(
+    name: &'static str,
+    method: &'static str,
+    payload: impl Into<String>,
+    control: Control,
+    confined: Confined,
+) -> Probe {
+    Probe { name, method, payload: payload.into(), control, confined }
+}
+
+/// A raw call by its number.
+fn raw(name: &'static str, nr: libc::c_long, arguments: &str, control: Control, confined: Confined) -> Probe {
+    probe_of(name, "syscall", format!("{nr} {arguments}"), control, confined)
+}
+
+fn check(probes: Vec<Probe>) {
+    let root = nix::unistd::geteuid().is_root();
+    let mut wrong = Vec::new();
+    for Probe { name, method, payload, control, confined } in probes {
+        if control == Works || (control == WorksForRoot && root) {
+            let outside = unconfined::attempt(method, &payload);
+            if !outside.reached() {
+                wrong.push(format!("{name}: the control does not work: {outside:?}"));
+            }
+        }
+        // Whatever is granted: none of this is to be had in this version.
+        for (policy, granted) in [
+            (PluginPolicy::new(), "nothing"),
+            (PluginPolicy::new().permissions(STANDARD_PERMISSIONS), "everything"),
+        ] {
+            let plugin = probe_with(policy);
+            let inside = plugin.call(method, payload.as_bytes());
+            let right = match (&inside, confined) {
+                (Ok(reply), Confined::Errno(errno)) => Answer::read(reply) == Answer::Errno(errno),
+                (Err(PluginSandboxError::Ended { cause, .. }), Killed) => *cause == Cause::ForbiddenCall,
+                _ => false,
+            };
+            if !right {
+                let shown = inside
+                    .map(|reply| format!("{:?}", Answer::read(&reply)))
+                    .map_err(|error| error.to_string());
+                wrong
+                    .push(format!("{name} with {granted} granted: expected {confined:?}, came to {shown:?}"));
+            }
+            if matches!(confined, Confined::Errno(_)) && plugin.state() != PluginState::Active {
+                wrong.push(format!("{name}: the plugin is {}", plugin.state()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+const EACCES: Confined = Confined::Errno(libc::EACCES);
+const EPERM: Confined = Confined::Errno(libc::EPERM);
+const ENOSYS: Confined = Confined::Errno(libc::ENOSYS);
+use Confined::Killed;
+use Control::{NotTried, Works, WorksForRoot};
+
+#[test]
+fn no_socket_of_any_kind() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback address");
+    let port = listener.local_addr().expect("it is bound").port().to_string();
+    check(vec![
+        probe_of("binds a UDP socket", "socket", "", Works, EACCES),
+        probe_of("connects to a service of the host's", "connect_loopback", port, Works, EACCES),
+        raw("makes a Unix socket", libc::SYS_socket, "1 1 0", Works, EACCES),
+        raw("makes a netlink socket", libc::SYS_socket, "16 3 0", Works, EACCES),
+        raw("makes a pair of sockets", libc::SYS_socketpair, "1 1 0 0", NotTried, EACCES),
+    ]);
+}
+
+#[test]
+fn no_process_and_no_program() {
+    check(vec![
+        probe_of("forks", "fork", "", Works, EPERM),
+        raw("forks the old way", libc::SYS_clone, "17 0 0 0 0", NotTried, EPERM),
+        raw("clones the new way", libc::SYS_clone3, "0 0", NotTried, ENOSYS),
+        probe_of("becomes another program", "exec", "/bin/true", Works, EACCES),
+        raw("becomes a program by descriptor", libc::SYS_execveat, "0 s: 0 0 4096", NotTried, EACCES),
+        raw("forks in its parent's memory", libc::SYS_vfork, "", NotTried, EPERM),
+        raw("clones a thread in a namespace", libc::SYS_clone, "0x103d0f00 0 0 0 0", NotTried, EPERM),
+        raw("makes namespaces", libc::SYS_unshare, "0x10000000", NotTried, Killed),
+    ]);
+}
+
+#[test]
+fn no_other_process_is_touched() {
+    let host = std::process::id();
+    check(vec![
+        probe_of("signals the host", "kill", host.to_string(), Works, EPERM),
+        probe_of("signals the first process", "kill", "1", WorksForRoot, EPERM),
+        raw("signals everybody", libc::SYS_kill, "-1 0", Works, EPERM),
+        raw("signals another's thread", libc::SYS_tgkill, &format!("{host} {host} 0"), Works, EPERM),
+        raw("takes hold of the host", libc::SYS_pidfd_open, &format!("{host} 0"), Works, EPERM),
+        raw("reads the limits of the host", libc::SYS_prlimit64, &format!("{host} 7 0 0"), Works, EPERM),
+        raw("raises its own limits", libc::SYS_setrlimit, "7 0", NotTried, EPERM),
+        // Not tried: a thread that is traced by its parent is never quite gone before that has waited for it.
+        raw("raises them the new way", libc::SYS_prlimit64, "0 7 4096 0", NotTried, EPERM),
+        raw("lets others look into it", libc::SYS_prctl, "4 1 0 0 0", Works, EPERM),
+        raw("types into a terminal", libc::SYS_ioctl, "0 0x5412 0", NotTried, Confined::Errno(libc::ENOTTY)),
+        probe_of("is traced", "ptrace", "", NotTried, Killed),
+        raw(
+            "reads the host's memory",
+            libc::SYS_process_vm_readv,
+            &format!("{host} 0 0 0 0 0"),
+            NotTried,
+            Killed,
+        ),
+        raw(
+            "compares itself with the host",
+            libc::SYS_kcmp,
+            &format!("{host} {host} 0 0 0"),
+            NotTried,
+            Killed,
+        ),
+    ]);
+}
+
+#[test]
+fn no_new_code_and_no_shared_memory() {
+    check(vec![
+        probe_of("turns a page into code", "mprotect_exec", "", Works, EACCES),
+        probe_of("maps memory that is writable code", "mmap_exec", "", Works, EPERM),
+        probe_of("maps shared memory", "mmap_shared", "", Works, EPERM),
+        probe_of("makes a memory file", "memfd", "", Works, EPERM),
+        raw("makes System V memory", libc::SYS_shmget, "0 4096 0x380", NotTried, EPERM),
+    ]);
+}
+
+#[test]
+fn nothing_is_written_or_made() {
+    let scratch = Scratch::new();
+    let file = scratch.file("file", "contents");
+    check(vec![
+        probe_of("makes a folder", "mkdir", scratch.at("folder"), NotTried, EACCES),
+        probe_of("writes a file", "write_file", scratch.at("new"), NotTried, EACCES),
+        probe_of("overwrites a file", "write_file", &file, NotTried, EACCES),
+        probe_of("removes a file", "unlink", &file, NotTried, EACCES),
+        raw("changes a mode", libc::SYS_chmod, &format!("s:{file} 511"), NotTried, EACCES),
+        raw(
+            "makes a device",
+            libc::SYS_mknod,
+            &format!("s:{} 8630 259", scratch.at("null")),
+            NotTried,
+            EACCES,
+        ),
+    ]);
+    assert_eq!(std::fs::read_to_string(&file).expect("it is there"), "contents");
+}
+
+#[test]
+fn the_kernels_doors_are_shut() {
+    check(vec![
+        raw("mounts", libc::SYS_mount, "0 0 0 0 0", NotTried, Killed),
+        raw("pivots the root", libc::SYS_pivot_root, "0 0", NotTried, Killed),
+        raw("changes the root", libc::SYS_chroot, "s:/", NotTried, Killed),
+        raw("copies a mount tree", libc::SYS_open_tree, "-100 s:/ 0", NotTried, Killed),
+        raw("enters a namespace", libc::SYS_setns, "0 0", NotTried, Killed),
+        raw("installs a filter", libc::SYS_seccomp, "1 0 0", NotTried, Killed),
+        raw("loads BPF", libc::SYS_bpf, "0 0 0", NotTried, Killed),
+        raw("handles its own faults", libc::SYS_userfaultfd, "0", NotTried, Killed),
+        raw("counts events", libc::SYS_perf_event_open, "0 0 -1 -1 0", NotTried, Killed),
+        raw("keeps keys", libc::SYS_add_key, "0 0 0 0 0", NotTried, Killed),
+        raw("opens by handle", libc::SYS_open_by_handle_at, "-100 0 0", NotTried, Killed),
+        raw("restarts the machine", libc::SYS_reboot, "0 0 0 0", NotTried, Killed),
+        raw("sets up io_uring", libc::SYS_io_uring_setup, "1 0", NotTried, ENOSYS),
+        raw("makes a call of a kernel to come", 600, "", NotTried, ENOSYS),
+        raw("filters the old way", libc::SYS_prctl, "22 2 0 0 0", NotTried, EPERM),
+        raw("becomes root", libc::SYS_setuid, "0", WorksForRoot, EPERM),
+        raw("raises its priority", libc::SYS_setpriority, "0 0 -5", WorksForRoot, EPERM),
+    ]);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn another_architectures_calls_end_the_plugin() {
+    const X32: libc::c_long = 0x4000_0000;
+    check(vec![
+        probe_of("asks for its id as a 32-bit program", "int80", "", NotTried, Killed),
+        raw("asks for its id as an x32 program", X32 | libc::SYS_getpid, "", NotTried, Killed),
+        raw(
+            "asks for its id as itself, with a bit too many",
+            1 << 31 | libc::SYS_getpid,
+            "",
+            NotTried,
+            Killed,
+        ),
+    ]);
+}
+
+#[test]
+fn a_refusal_of_the_brokers_is_reported() {
+    let plugin = probe();
+    let events = plugin.events();
+    assert_eq!(plugin.attempt("socket", ""), Answer::Errno(libc::EACCES));
+    rig::events::expect(&events, "a refused socket", |kind| match kind {
+        sandbox_core::EventKind::Access { permission, action: "socket", granted: false, .. } => {
+            (*permission == "network").then_some(())
+        }
+        _ => None,
+    });
+    assert_eq!(plugin.attempt("exec", "/bin/true"), Answer::Errno(libc::EACCES));
+    rig::events::expect(&events, "a refused program", |kind| match kind {
+        sandbox_core::EventKind::Access { permission, action: "execve", granted: false, .. } => {
+            (*permission == "process").then_some(())
+        }
+        _ => None,
+    });
+}
+
+/// The facts that a plugin finds, by name.
+fn facts(text: &str) -> std::collections::HashMap<&str, &str> {
+    text.lines().filter_map(|line| line.split_once('=')).collect()
+}
+
+#[test]
+fn a_plugin_sees_a_place_that_tells_nothing() {
+    let Outcome::Answered(outside) = unconfined::attempt("facts", "") else { panic!("the control answers") };
+    let (outside, inside) = (outside.text(), probe().attempt("facts", "").text());
+    let (outside, inside) = (facts(&outside), facts(&inside));
+    assert_eq!(inside["no_new_privs"], "1");
+    assert_eq!(inside["capabilities"], "none");
+    assert_eq!(inside["variables"], "0", "an empty environment");
+    assert_ne!(outside["variables"], "0");
+    for id in ["uid", "euid", "gid"] {
+        assert_ne!(inside[id], "0", "not even inside its own namespace");
+    }
+    assert_eq!(inside["sysname"], "Linux");
+    assert_ne!(inside["version"], outside["version"], "which kernel it is stays untold");
+    assert_eq!(inside["nodename"], "localhost");
+    assert_ne!(inside["cpus"], "0");
+}
+
+#[test]
+fn a_plugin_holds_its_channel_and_nothing_else() {
+    assert_eq!(probe().attempt("descriptors", "").text(), "0:device 1:pipe 2:pipe 3:pipe 4:pipe");
+    let policy = PluginPolicy::new().permissions(STANDARD_PERMISSIONS);
+    assert_eq!(probe_with(policy).attempt("descriptors", "").text(), "0:device 1:pipe 2:pipe 3:pipe 4:pipe");
+}
+
+#[test]
+fn two_plugins_cannot_touch_each_other() {
+    let (one, other) = (probe(), probe());
+    let own = |plugin: &sandbox_core::PluginSandbox| {
+        let text = plugin.attempt("facts", "").text();
+        facts(&text)["pid"].to_owned()
+    };
+    // As they see themselves, in the namespace that they share.
+    assert_eq!(one.attempt("kill", own(&other)), Answer::Errno(libc::EPERM));
+    assert_eq!(other.attempt("kill", own(&one)), Answer::Errno(libc::EPERM));
+    assert!(one.attempt("kill", own(&one)).got_it(), "only itself");
+}

@@ -1,0 +1,26 @@
+//! The whole path from a host application to a plugin in its confined process and back, tried for real.
+//!
+//! Runs as a host application; each helper is this program run again. Each area is a module, each test a claim.
+//! Never confines this process itself: what must be harmed is a child, played by the test named `child`.
+#![allow(unsafe_code, reason = "children of the tests close streams, set limits and handle signals")]
+
+mod bad_input;
+mod concurrency;
+mod containment;
+mod faults;
+mod host_conditions;
+mod lifecycle;
+mod limits;
+mod order;
+mod permissions;
+mod services;
+mod spec_examples;
+mod weakened;
+
+/// What other tests start in child processes. By itself it does nothing.
+#[test]
+#[ignore = "the body of child processes that other tests start"]
+fn child() {
+    let parts: &[(&str, rig::child::Part)] = &[(rig::unconfined::PART, rig::unconfined::part)];
+    rig::child::play(&[parts, host_conditions::PARTS, weakened::PARTS].concat());
+}

@@ -1,0 +1,170 @@
+//! The host's services, called by a plugin: gates, errors, threads, and plugins that reach each other through the host.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use rig::events::expect;
+use rig::plugins::Attempts;
+use rig::{active, library};
+use sandbox_core::{
+    App, EventKind, PERMISSION_PLUGIN, PERMISSION_SYSTEM, PERMISSION_UI, PluginPermission, PluginPolicy,
+    PluginSandbox, PluginSandboxError,
+};
+
+fn answering(name: &str) -> App {
+    App::new().service(name, |request| Ok([b"<", request.payload, b">"].concat()))
+}
+
+fn with(policy: PluginPolicy, app: App) -> PluginSandbox {
+    active("probe", policy, library("probe"), app)
+}
+
+#[test]
+fn a_service_gets_the_plugins_bytes_and_answers_with_its_own() {
+    let plugin = with(PluginPolicy::new(), answering("log"));
+    assert_eq!(plugin.attempt("service", "log\nhello").text(), "replied <hello>");
+    let app = App::new()
+        .service("who", |request| Ok(format!("{} {}", request.plugin, request.service).into_bytes()));
+    assert_eq!(with(PluginPolicy::new(), app).attempt("service", "who\n").text(), "replied probe who");
+}
+
+#[test]
+fn a_gated_service_is_refused_without_its_permission_and_open_with_it() {
+    for (service, permission) in
+        [("ui.notify", PERMISSION_UI), ("system.time", PERMISSION_SYSTEM), ("plugin.send", PERMISSION_PLUGIN)]
+    {
+        let called = Arc::new(AtomicUsize::new(0));
+        let app = {
+            let called = Arc::clone(&called);
+            App::new().service(service, move |_| {
+                called.fetch_add(1, Ordering::SeqCst);
+                Ok(Vec::new())
+            })
+        };
+        let plugin = with(PluginPolicy::new(), app);
+        let events = plugin.events();
+        let call = || plugin.attempt("service", format!("{service}\n")).text();
+        assert_eq!(call(), format!("denied {} {service}", permission.name()));
+        assert_eq!(called.load(Ordering::SeqCst), 0, "{service} did not run");
+        expect(&events, "the refused call", |kind| match kind {
+            EventKind::ServiceCall { service: named, permission: Some(needs), granted: false } => {
+                (named == service && needs == permission.name()).then_some(())
+            }
+            _ => None,
+        });
+        plugin.grant_permission(permission.clone());
+        assert_eq!(call(), "replied ");
+        assert_eq!(called.load(Ordering::SeqCst), 1);
+        plugin.revoke_permission(&permission);
+        assert_eq!(call(), format!("denied {} {service}", permission.name()), "decided at each call");
+    }
+}
+
+#[test]
+fn a_permission_of_the_hosts_own_gates_its_own_services() {
+    let payments = PluginPermission::new("payments", "charge the user").expect("a plain name");
+    let app = answering("payments.charge").gate("payments").expect("a plain name");
+    let plugin = with(PluginPolicy::new(), app);
+    assert_eq!(plugin.attempt("service", "payments.charge\n5").text(), "denied payments payments.charge");
+    plugin.grant_permission(payments);
+    assert_eq!(plugin.attempt("service", "payments.charge\n5").text(), "replied <5>");
+}
+
+#[test]
+fn a_service_that_is_not_there_is_unknown_and_a_gated_one_refused_before_that() {
+    let plugin = with(PluginPolicy::new(), App::new());
+    assert_eq!(plugin.attempt("service", "nothing\n").text(), "unknown nothing");
+    assert_eq!(plugin.attempt("service", "ui.nothing\n").text(), "denied ui ui.nothing");
+    plugin.grant_permission(PERMISSION_UI);
+    assert_eq!(plugin.attempt("service", "ui.nothing\n").text(), "unknown ui.nothing");
+}
+
+#[test]
+fn a_service_that_fails_or_panics_is_an_error_for_the_plugin_and_nothing_to_the_host() {
+    let app = App::new()
+        .service("fails", |_| Err("out of paper".to_owned()))
+        .service("panics", |_| panic!("a bug of the embedder's"));
+    let plugin = with(PluginPolicy::new(), app);
+    assert_eq!(plugin.attempt("service", "fails\n").text(), "failed out of paper");
+    let panicked = plugin.attempt("service", "panics\n").text();
+    assert!(panicked.starts_with("failed ") && !panicked.contains("embedder"), "{panicked}");
+    assert_eq!(plugin.attempt("service", "fails\n").text(), "failed out of paper");
+}
+
+#[test]
+fn a_service_can_be_called_from_a_thread_of_the_plugins() {
+    let plugin = with(PluginPolicy::new(), answering("log"));
+    assert_eq!(plugin.attempt("service_from_thread", "log\nhello").text(), "replied <hello>");
+    assert_eq!(plugin.attempt("service_from_thread", "ui.notify\n").text(), "denied ui ui.notify");
+}
+
+#[test]
+fn a_flood_of_service_calls_is_served_in_full() {
+    let plugin = with(PluginPolicy::new(), answering("log"));
+    assert_eq!(plugin.attempt("service_flood", "250\nlog").text(), "1000");
+}
+
+#[test]
+fn a_service_may_call_another_plugin() {
+    let other = with(PluginPolicy::new(), App::new());
+    let app = {
+        let other = other.clone();
+        App::new().service("plugin.ask", move |request| {
+            other.call("echo", request.payload).map_err(|error| error.to_string())
+        })
+    };
+    let plugin = with(PluginPolicy::new().permission(PERMISSION_PLUGIN), app);
+    assert_eq!(plugin.attempt("service", "plugin.ask\nhello").text(), "replied ok hello");
+}
+
+#[test]
+fn a_service_that_calls_back_into_its_own_caller_gets_an_error_instead_of_a_deadlock() {
+    let own: Arc<OnceLock<PluginSandbox>> = Arc::default();
+    let app = {
+        let own = Arc::clone(&own);
+        App::new().service("back", move |_| {
+            let plugin = own.get().ok_or("set below")?;
+            match plugin.call("echo", b"x") {
+                Err(PluginSandboxError::Reentrant { .. }) => Ok(b"refused".to_vec()),
+                Err(other) => Err(format!("another error: {other}")),
+                Ok(_) => Err("it was answered".to_owned()),
+            }
+        })
+    };
+    let plugin = with(PluginPolicy::new(), app);
+    own.set(plugin.clone()).unwrap_or_else(|_| panic!("set once"));
+    assert_eq!(plugin.attempt("service", "back\n").text(), "replied refused");
+    assert!(plugin.attempt("echo", "x").got_it());
+    // The service holds the plugin, which holds the service.
+    plugin.unload_plugin().expect("it unloads");
+}
+
+#[test]
+fn services_are_there_during_activation_and_in_every_later_one() {
+    let plugin = rig::loaded("life", PluginPolicy::new(), library("probe-life"));
+    let counted = Arc::new(AtomicUsize::new(0));
+    for turn in 1..=3 {
+        let counter = Arc::clone(&counted);
+        let app = App::new()
+            .service("test.activate", move |_| {
+                counter.fetch_add(1, Ordering::SeqCst);
+                Ok(b"ok".to_vec())
+            })
+            .service("turn", move |_| Ok(turn.to_string().into_bytes()));
+        plugin.activate_plugin(app).expect("it activates");
+        assert_eq!(counted.load(Ordering::SeqCst), turn);
+        let reply = plugin.call("service", b"turn").expect("it answers");
+        assert_eq!(reply, turn.to_string().into_bytes(), "the services of this activation");
+        plugin.deactivate_plugin().expect("it deactivates");
+    }
+}
+
+#[test]
+fn a_payload_or_a_reply_that_is_too_large_is_an_error_for_the_plugin() {
+    let limits = sandbox_core::ResourceLimits::default().max_message_bytes(4096);
+    let app = answering("log").service("large", |_| Ok(vec![0; 4097]));
+    let plugin = with(PluginPolicy::new().limits(limits), app);
+    let large = plugin.attempt("service", "large\n").text();
+    assert!(large.starts_with("failed "), "{large}");
+    assert_eq!(plugin.attempt("service", "log\nx").text(), "replied <x>");
+}

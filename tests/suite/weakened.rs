@@ -1,0 +1,151 @@
+//! A host that may not make user namespaces: as an ordinary user it has to do without all of them, or say why it cannot.
+//!
+//! The host is a child in a user namespace in which the kernel makes no further ones, as where an administrator has
+//! switched them off. It says so before it plays its part, or the test is not proven.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::sched::CloneFlags;
+use rig::child::{self, Part};
+use rig::plugins::{Attempts, explained};
+use rig::unconfined::{self, Outcome};
+use rig::{Answer, Scratch, active, libraries, library};
+use sandbox_core::{
+    Demand, Layer, LayerPolicy, PERMISSION_FILE_READ, PluginPolicy, PluginSandbox, PluginSandboxError,
+    PluginState,
+};
+
+/// What children of this module's can be told to do.
+pub const PARTS: &[(&str, Part)] =
+    &[("strict without namespaces", strict), ("best effort without namespaces", best_effort)];
+
+/// Any that is not root's.
+const ORDINARY: u32 = 1000;
+
+/// The layers that there are not without namespaces.
+const MISSING: [Layer; 7] = [
+    Layer::UserNamespace,
+    Layer::PidNamespace,
+    Layer::NetworkNamespace,
+    Layer::OtherNamespaces,
+    Layer::EmptyRoot,
+    // Threads cannot be counted for one helper alone.
+    Layer::Rlimits,
+    Layer::NoExecFiles,
+];
+
+fn put(file: &str, text: &[u8]) -> io::Result<()> {
+    File::options().write(true).open(file)?.write_all(text)
+}
+
+/// Between fork and exec, so with system calls alone; what is written was made before.
+fn without_more_namespaces(maps: &[(&'static str, Vec<u8>)]) -> io::Result<()> {
+    // Whoever has just changed its user is undumpable, and its own files under /proc are root's.
+    nix::sys::prctl::set_dumpable(true)?;
+    nix::sched::unshare(CloneFlags::CLONE_NEWUSER)?;
+    maps.iter().try_for_each(|(file, text)| put(file, text))
+}
+
+/// Plays `part` as an ordinary user's host without user namespaces.
+#[track_caller]
+fn play(part: &str) -> String {
+    let scratch = Scratch::new();
+    let program = scratch.at("suite");
+    std::fs::copy(std::env::current_exe().expect("a test program knows its name"), &program)
+        .expect("it can be read");
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("it is ours");
+    let folder = scratch.folder("libraries");
+    for package in libraries::PACKAGES {
+        std::fs::copy(library(package), format!("{folder}/{}", libraries::file_name(package)))
+            .expect("it was built");
+    }
+    let root = nix::unistd::geteuid().is_root();
+    let outside = if root { ORDINARY } else { nix::unistd::geteuid().as_raw() };
+    let group = if root { ORDINARY } else { nix::unistd::getegid().as_raw() };
+    let maps = vec![
+        ("/proc/self/setgroups", b"deny".to_vec()),
+        ("/proc/self/uid_map", format!("{ORDINARY} {outside} 1").into_bytes()),
+        ("/proc/self/gid_map", format!("{ORDINARY} {group} 1").into_bytes()),
+        ("/proc/sys/user/max_user_namespaces", b"0".to_vec()),
+    ];
+    let running = child::start_as(part, &[], program.as_ref(), |command: &mut Command| {
+        command.env(libraries::FOLDER_VARIABLE, &folder);
+        if root {
+            command.uid(outside).gid(group);
+        }
+        // SAFETY: runs in the child between fork and exec, and makes system calls alone: it allocates nothing.
+        unsafe { command.pre_exec(move || without_more_namespaces(&maps)) };
+    });
+    String::from_utf8(running.end().well()).expect("the parts report text")
+}
+
+#[test]
+fn without_user_namespaces_a_strict_load_fails_with_the_layer_that_is_missing() {
+    println!("{}", play("strict without namespaces"));
+}
+
+#[test]
+fn without_user_namespaces_best_effort_runs_with_what_is_left() {
+    println!("{}", play("best effort without namespaces"));
+}
+
+fn strict(_: &[String]) -> Vec<u8> {
+    let plugin = PluginSandbox::new("hello", PluginPolicy::new()).expect("a sandbox");
+    let error = plugin.load_plugin(library("hello")).expect_err("layers are missing");
+    let PluginSandboxError::LayerMissing { layer, why, .. } = &error else { panic!("{}", explained(&error)) };
+    assert!(MISSING.contains(layer), "{layer}: {why}");
+    assert!(
+        !why.is_empty() && error.help().is_some_and(|help| help.contains("best_effort")),
+        "{}",
+        explained(&error)
+    );
+    assert!(matches!(plugin.state(), PluginState::Registered | PluginState::Unloaded), "nothing of it ran");
+    assert_eq!(plugin.process_id(), None);
+    let report = plugin.enforcement_report().expect("kept even so");
+    assert!(!report.is_complete());
+    explained(&error).into_bytes()
+}
+
+fn best_effort(_: &[String]) -> Vec<u8> {
+    let scratch = Scratch::new();
+    let file = scratch.file("file", "contents");
+    let layers = MISSING.into_iter().fold(LayerPolicy::strict(), LayerPolicy::best_effort);
+    let policy = PluginPolicy::new().layers(layers);
+    let plugin = active("probe", policy, library("probe"), ());
+    let report = plugin.enforcement_report().expect("there was a load");
+    for layer in &report.layers {
+        match (MISSING.contains(&layer.layer), layer.demand) {
+            (true, _) => assert!(!layer.enforced && layer.why_not.is_some(), "{}", layer.layer),
+            (false, Demand::Required) => assert!(layer.enforced, "{}: {:?}", layer.layer, layer.why_not),
+            // What a kernel or a machine may lack without any fault of the namespaces'.
+            (false, _) => {}
+        }
+    }
+    let refused = Answer::Errno(libc::EACCES);
+    for method in ["open", "open_c", "stat", "lstat", "access"] {
+        assert_eq!(plugin.attempt(method, &file), refused, "{method}");
+        assert_eq!(plugin.attempt(method, "/etc/passwd"), refused, "{method}");
+    }
+    // A stat by descriptor could name a path, where the root shows one: it goes to the broker here.
+    plugin.grant_permission(PERMISSION_FILE_READ.scoped_to_path(&file).expect("absolute"));
+    assert_eq!(plugin.attempt("open", &file), Answer::Got(b"contents".to_vec()));
+    assert_eq!(plugin.attempt("stat", &file).text().split(' ').next(), Some("8"));
+    assert_eq!(plugin.attempt("open", "/etc/passwd"), refused);
+    plugin.revoke_permission(&PERMISSION_FILE_READ);
+    assert_eq!(plugin.attempt("open", &file), refused);
+    for (method, payload) in
+        [("socket", ""), ("fork", ""), ("exec", "/bin/true"), ("memfd", ""), ("mprotect_exec", "")]
+    {
+        assert!(matches!(plugin.attempt(method, payload), Answer::Errno(_)), "{method}");
+        assert!(matches!(
+            unconfined::attempt(method, payload),
+            Outcome::Answered(Answer::Got(_)) | Outcome::Exited(0)
+        ));
+    }
+    assert_eq!(plugin.attempt("descriptors", "").text(), "0:device 1:pipe 2:pipe 3:pipe 4:pipe");
+    report.to_string().into_bytes()
+}
