@@ -3,7 +3,6 @@
 //! Runs in the host, on any thread. Owns the rule of what a helper may say when: a message that nobody waits for ends it.
 //! A helper is used for one load and never again.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,29 +12,26 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use rustix::process::Signal;
 
-use super::app::{App, ServiceRequest};
+use super::app::App;
 use super::broker::Served;
 use super::cause::{self, Cause, Evidence};
 use super::cgroup::Group;
-use super::events::{EventKind, escape, escaped_char};
+use super::cpu::CpuBudget;
+use super::events::escaped_char;
 use super::lifecycle::Operation;
 use super::outbox::{Outbox, Written};
 use super::procfs::HostPid;
 use super::runtime::Core;
+use super::service_calls::{Backlog, ServiceCall};
 use super::subject::Subject;
-use crate::shared::wire::control::{
-    Bytes, CallId, Fault, FromHelper, LoadFault, ServiceCallId, ToHelper, WireServiceError,
-};
+use crate::shared::wire::control::{Bytes, CallId, Fault, FromHelper, LoadFault, ToHelper};
 use crate::shared::wire::frame::{self, ENVELOPE_BYTES};
 use crate::shared::wire::report::HelperReport;
 use crate::shared::wire::zygote::HelperId;
 
-/// How many calls of services may be unanswered at once.
-const MAX_SERVICE_BACKLOG: usize = 64;
-
 /// How many of the largest messages may lie in the host's memory, either way, for a plugin that calls services faster than
 /// they are run or reads slower than they answer. An honest one holds what it sends and gets in its own memory too.
-const MOST_LARGEST_MESSAGES: usize = 4;
+pub(super) const MOST_LARGEST_MESSAGES: usize = 4;
 
 /// How much of what a plugin prints is kept.
 const KEPT_OUTPUT_BYTES: usize = 64 << 10;
@@ -64,32 +60,15 @@ pub(crate) enum Reply {
 }
 
 /// What comes to a waiting caller.
-enum Incoming {
+pub(super) enum Incoming {
     Reply(Reply),
     Service(ServiceCall),
     Ended,
 }
 
-/// A service that the plugin calls.
-#[derive(Debug)]
-pub(crate) struct ServiceCall {
-    id: ServiceCallId,
-    service: String,
-    payload: Vec<u8>,
-}
-
-/// Services called outside any operation and not run yet.
-#[derive(Default)]
-struct Backlog {
-    calls: VecDeque<ServiceCall>,
-    payload_bytes: usize,
-    /// Whether a worker has one of them, or is asked to take the next.
-    at_work: bool,
-}
-
-struct Waiting {
+pub(super) struct Waiting {
     expect: Expect,
-    caller: Sender<Incoming>,
+    pub(super) caller: Sender<Incoming>,
 }
 
 /// The helper's process, its end of everything, and who owns it.
@@ -109,27 +88,20 @@ pub(crate) struct Instance {
     outbox: Outbox,
     listener: OnceLock<OwnedFd>,
     memory: OnceLock<File>,
-    waiting: Mutex<Option<Waiting>>,
-    app: Mutex<App>,
+    pub(super) waiting: Mutex<Option<Waiting>>,
+    pub(super) app: Mutex<App>,
     next_call: AtomicU64,
-    backlog: Mutex<Backlog>,
+    pub(super) backlog: Mutex<Backlog>,
     /// Set while a service runs for the operation under way: there can be only one.
-    in_service: AtomicBool,
+    pub(super) in_service: AtomicBool,
     /// Nanoseconds that the helper's first thread has waited for the broker.
     host_time: AtomicU64,
-    ending: Mutex<Evidence>,
+    pub(super) ending: Mutex<Evidence>,
     finishing: AtomicBool,
     end: Mutex<Option<Cause>>,
     ended: Condvar,
     printed: Mutex<Vec<u8>>,
-    cpu: Mutex<CpuBudget>,
-}
-
-/// CPU time, as of the last activation.
-#[derive(Debug, Default, Clone, Copy)]
-struct CpuBudget {
-    base: Duration,
-    limit_sec: Option<u64>,
+    pub(super) cpu: Mutex<CpuBudget>,
 }
 
 /// What an instance is made of.
@@ -149,7 +121,7 @@ pub(crate) struct Parts {
     pub(crate) cpu_limit_sec: Option<u64>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -315,100 +287,6 @@ impl Instance {
         }
     }
 
-    /// The plugin calls a service: the caller of the operation under way runs it, or a worker.
-    fn called(self: &Arc<Self>, call: ServiceCall, during_operation: bool) -> Result<(), &'static str> {
-        if call.service.len() > 255 {
-            return Err("a service's name of more than 255 bytes");
-        }
-        if during_operation {
-            let waiting = lock(&self.waiting);
-            let Some(waiting) = waiting.as_ref() else { return Err("a service called during no operation") };
-            if self.in_service.swap(true, Ordering::AcqRel) {
-                return Err("two services called at once on one thread");
-            }
-            return waiting.caller.try_send(Incoming::Service(call)).map_err(|_| "too many services called");
-        }
-        let core = self.core.upgrade().ok_or("the host is going")?;
-        let most_bytes = usize::try_from(self.max_message_bytes)
-            .unwrap_or(usize::MAX)
-            .saturating_mul(MOST_LARGEST_MESSAGES);
-        let mut backlog = lock(&self.backlog);
-        if backlog.calls.len() >= MAX_SERVICE_BACKLOG || backlog.payload_bytes > most_bytes {
-            return Err("too many services called and not waited for");
-        }
-        backlog.payload_bytes = backlog.payload_bytes.saturating_add(call.payload.len());
-        backlog.calls.push_back(call);
-        if !std::mem::replace(&mut backlog.at_work, true) {
-            drop(backlog);
-            self.work_off(&core);
-        }
-        Ok(())
-    }
-
-    /// Has a worker run one call of the backlog and then queue again, behind other plugins': a plugin that calls slow
-    /// services never has more than one worker.
-    fn work_off(self: &Arc<Self>, core: &Core) {
-        let instance = Arc::clone(self);
-        core.services.run(move || {
-            let next = {
-                let mut backlog = lock(&instance.backlog);
-                let next = backlog.calls.pop_front();
-                let bytes = next.as_ref().map_or(0, |call| call.payload.len());
-                backlog.payload_bytes = backlog.payload_bytes.saturating_sub(bytes);
-                next
-            };
-            if let Some(call) = next {
-                instance.answer(call);
-            }
-            let mut backlog = lock(&instance.backlog);
-            if instance.end().is_some() {
-                *backlog = Backlog::default(); // nobody is there to be answered
-            }
-            backlog.at_work = !backlog.calls.is_empty();
-            let goes_on = backlog.at_work;
-            drop(backlog);
-            if goes_on && let Some(core) = instance.core.upgrade() {
-                instance.work_off(&core);
-            }
-        });
-    }
-
-    /// Runs a service for the operation under way.
-    fn serve(&self, call: ServiceCall) {
-        self.in_service.store(false, Ordering::Release);
-        self.answer(call);
-    }
-
-    fn answer(&self, call: ServiceCall) {
-        let app = lock(&self.app).clone();
-        let ServiceCall { id, service, payload } = call;
-        let gate = app.judge(&service, |permission| self.subject.holds_named(permission));
-        let shown = escape(service.as_bytes());
-        let reply = if gate.open {
-            app.run(&ServiceRequest { plugin: self.subject.id(), service: &service, payload: &payload })
-        } else {
-            let permission = gate.permission.clone().unwrap_or_default();
-            Err(WireServiceError::PermissionDenied { permission, service: shown.clone() })
-        };
-        self.subject.publish(|| EventKind::ServiceCall {
-            service: shown,
-            permission: gate.permission,
-            granted: gate.open,
-        });
-        let reply = match reply {
-            Ok(Bytes(bytes)) if bytes.len() as u64 > self.max_message_bytes => {
-                let message = format!(
-                    "a reply of {} bytes, where at most {} are allowed",
-                    bytes.len(),
-                    self.max_message_bytes
-                );
-                Err(WireServiceError::Failed { message })
-            }
-            other => other,
-        };
-        self.send(&ToHelper::ServiceReply { id, reply });
-    }
-
     /// Counts time that the helper's first thread spent waiting for the broker.
     pub(crate) fn add_host_time(&self, tid: i32, time: Duration) {
         if tid == self.pid.0 {
@@ -524,47 +402,5 @@ impl Instance {
             .wait_timeout_while(end, timeout, |end| end.is_none())
             .unwrap_or_else(PoisonError::into_inner);
         end.clone()
-    }
-
-    // ---- CPU time
-
-    /// The CPU time of all its threads so far, from the process's own clock: clock_getcpuclockid(3).
-    fn cpu_time(&self) -> Option<Duration> {
-        let clock = nix::time::ClockId::pid_cpu_clock_id(nix::unistd::Pid::from_raw(self.pid.0)).ok()?;
-        clock.now().ok().map(Duration::from)
-    }
-
-    /// A new activation begins: what was used before does not count. The first one counts from the constructors on.
-    pub(crate) fn begin_activation(&self, is_first: bool) {
-        if !is_first && let Some(used) = self.cpu_time() {
-            lock(&self.cpu).base = used;
-        }
-    }
-
-    /// Changes the limits that the host itself holds, while it runs.
-    pub(crate) fn set_limits(&self, cpu_sec: Option<u64>, memory_mb: Option<u64>) {
-        lock(&self.cpu).limit_sec = cpu_sec;
-        lock(&self.ending).memory_limit_mb = memory_mb;
-        if let Ok(cgroup) = &self.cgroup
-            && let Err(error) = cgroup.change_memory(memory_mb)
-        {
-            tracing::warn!(%error, "a running plugin's memory.max stays as it was");
-        }
-        if let Some(core) = self.core.upgrade() {
-            core.reactor.recheck_cpu(self.id);
-        }
-    }
-
-    /// Ends it if it is over its limit; else, when it could be at the earliest, on `cpus` at once.
-    pub(crate) fn check_cpu(&self, cpus: u32) -> Option<Duration> {
-        let budget = *lock(&self.cpu);
-        let limit_sec = budget.limit_sec?;
-        let limit = Duration::from_secs(limit_sec);
-        let used = self.cpu_time()?.saturating_sub(budget.base);
-        if used >= limit {
-            self.kill(Some(Cause::CpuTime { limit_sec }));
-            return None;
-        }
-        Some(((limit - used) / cpus.max(1)).max(Duration::from_millis(2)))
     }
 }

@@ -1,0 +1,57 @@
+//! A helper's CPU time, which the host reads from the process's own clock: a soft `RLIMIT_CPU` could be caught.
+//!
+//! Runs in the host: the reactor looks when the limit could be reached at the earliest.
+
+use std::time::Duration;
+
+use super::cause::Cause;
+use super::instance::{Instance, lock};
+
+/// CPU time, as of the last activation.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct CpuBudget {
+    pub(super) base: Duration,
+    pub(super) limit_sec: Option<u64>,
+}
+
+impl Instance {
+    /// The CPU time of all its threads so far, from the process's own clock: clock_getcpuclockid(3).
+    pub(super) fn cpu_time(&self) -> Option<Duration> {
+        let clock = nix::time::ClockId::pid_cpu_clock_id(nix::unistd::Pid::from_raw(self.pid.0)).ok()?;
+        clock.now().ok().map(Duration::from)
+    }
+
+    /// A new activation begins: what was used before does not count. The first one counts from the constructors on.
+    pub(crate) fn begin_activation(&self, is_first: bool) {
+        if !is_first && let Some(used) = self.cpu_time() {
+            lock(&self.cpu).base = used;
+        }
+    }
+
+    /// Changes the limits that the host itself holds, while it runs.
+    pub(crate) fn set_limits(&self, cpu_sec: Option<u64>, memory_mb: Option<u64>) {
+        lock(&self.cpu).limit_sec = cpu_sec;
+        lock(&self.ending).memory_limit_mb = memory_mb;
+        if let Ok(cgroup) = &self.cgroup
+            && let Err(error) = cgroup.change_memory(memory_mb)
+        {
+            tracing::warn!(%error, "a running plugin's memory.max stays as it was");
+        }
+        if let Some(core) = self.core.upgrade() {
+            core.reactor.recheck_cpu(self.id);
+        }
+    }
+
+    /// Ends it if it is over its limit; else, when it could be at the earliest, on `cpus` at once.
+    pub(crate) fn check_cpu(&self, cpus: u32) -> Option<Duration> {
+        let budget = *lock(&self.cpu);
+        let limit_sec = budget.limit_sec?;
+        let limit = Duration::from_secs(limit_sec);
+        let used = self.cpu_time()?.saturating_sub(budget.base);
+        if used >= limit {
+            self.kill(Some(Cause::CpuTime { limit_sec }));
+            return None;
+        }
+        Some(((limit - used) / cpus.max(1)).max(Duration::from_millis(2)))
+    }
+}

@@ -1,0 +1,134 @@
+//! The services that a plugin calls: who runs them, how many may wait, and what is answered.
+//!
+//! Runs in the host: on the thread that called the plugin, for what the plugin calls meanwhile on its own; else on a worker.
+//! Owns the bounds on what a plugin asks for without waiting.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::app::ServiceRequest;
+use super::events::{EventKind, escape};
+use super::instance::{Incoming, Instance, MOST_LARGEST_MESSAGES, lock};
+use super::runtime::Core;
+use crate::shared::wire::control::{Bytes, ServiceCallId, ToHelper, WireServiceError};
+
+/// How many calls of services may be unanswered at once.
+const MAX_SERVICE_BACKLOG: usize = 64;
+
+/// A service that the plugin calls.
+#[derive(Debug)]
+pub(crate) struct ServiceCall {
+    pub(super) id: ServiceCallId,
+    pub(super) service: String,
+    pub(super) payload: Vec<u8>,
+}
+
+/// Services called outside any operation and not run yet.
+#[derive(Default)]
+pub(super) struct Backlog {
+    calls: VecDeque<ServiceCall>,
+    payload_bytes: usize,
+    /// Whether a worker has one of them, or is asked to take the next.
+    at_work: bool,
+}
+
+impl Instance {
+    /// The plugin calls a service: the caller of the operation under way runs it, or a worker.
+    pub(super) fn called(
+        self: &Arc<Self>,
+        call: ServiceCall,
+        during_operation: bool,
+    ) -> Result<(), &'static str> {
+        if call.service.len() > 255 {
+            return Err("a service's name of more than 255 bytes");
+        }
+        if during_operation {
+            let waiting = lock(&self.waiting);
+            let Some(waiting) = waiting.as_ref() else { return Err("a service called during no operation") };
+            if self.in_service.swap(true, Ordering::AcqRel) {
+                return Err("two services called at once on one thread");
+            }
+            return waiting.caller.try_send(Incoming::Service(call)).map_err(|_| "too many services called");
+        }
+        let core = self.core.upgrade().ok_or("the host is going")?;
+        let most_bytes = usize::try_from(self.max_message_bytes)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(MOST_LARGEST_MESSAGES);
+        let mut backlog = lock(&self.backlog);
+        if backlog.calls.len() >= MAX_SERVICE_BACKLOG || backlog.payload_bytes > most_bytes {
+            return Err("too many services called and not waited for");
+        }
+        backlog.payload_bytes = backlog.payload_bytes.saturating_add(call.payload.len());
+        backlog.calls.push_back(call);
+        if !std::mem::replace(&mut backlog.at_work, true) {
+            drop(backlog);
+            self.work_off(&core);
+        }
+        Ok(())
+    }
+
+    /// Has a worker run one call of the backlog and then queue again, behind other plugins': a plugin that calls slow
+    /// services never has more than one worker.
+    fn work_off(self: &Arc<Self>, core: &Core) {
+        let instance = Arc::clone(self);
+        core.services.run(move || {
+            let next = {
+                let mut backlog = lock(&instance.backlog);
+                let next = backlog.calls.pop_front();
+                let bytes = next.as_ref().map_or(0, |call| call.payload.len());
+                backlog.payload_bytes = backlog.payload_bytes.saturating_sub(bytes);
+                next
+            };
+            if let Some(call) = next {
+                instance.answer(call);
+            }
+            let mut backlog = lock(&instance.backlog);
+            if instance.end().is_some() {
+                *backlog = Backlog::default(); // nobody is there to be answered
+            }
+            backlog.at_work = !backlog.calls.is_empty();
+            let goes_on = backlog.at_work;
+            drop(backlog);
+            if goes_on && let Some(core) = instance.core.upgrade() {
+                instance.work_off(&core);
+            }
+        });
+    }
+
+    /// Runs a service for the operation under way.
+    pub(super) fn serve(&self, call: ServiceCall) {
+        self.in_service.store(false, Ordering::Release);
+        self.answer(call);
+    }
+
+    fn answer(&self, call: ServiceCall) {
+        let app = lock(&self.app).clone();
+        let ServiceCall { id, service, payload } = call;
+        let gate = app.judge(&service, |permission| self.subject.holds_named(permission));
+        let shown = escape(service.as_bytes());
+        let reply = if gate.open {
+            app.run(&ServiceRequest { plugin: self.subject.id(), service: &service, payload: &payload })
+        } else {
+            let permission = gate.permission.clone().unwrap_or_default();
+            Err(WireServiceError::PermissionDenied { permission, service: shown.clone() })
+        };
+        self.subject.publish(|| EventKind::ServiceCall {
+            service: shown,
+            permission: gate.permission,
+            granted: gate.open,
+        });
+        let reply = match reply {
+            Ok(Bytes(bytes)) if bytes.len() as u64 > self.max_message_bytes => {
+                let message = format!(
+                    "a reply of {} bytes, where at most {} are allowed",
+                    bytes.len(),
+                    self.max_message_bytes
+                );
+                Err(WireServiceError::Failed { message })
+            }
+            other => other,
+        };
+        self.send(&ToHelper::ServiceReply { id, reply });
+    }
+}
