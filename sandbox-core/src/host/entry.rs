@@ -344,8 +344,9 @@ impl Drop for Entry {
 pub(crate) fn apply_limits(instance: &Instance, limits: &ResourceLimits) -> Result<(), PluginSandboxError> {
     let Some(pid) = Pid::from_raw(instance.pid.0) else { return Ok(()) };
     let plan = rlimits::plan(limits, instance.counts_alone);
+    let standing = procfs::Limits::read(instance.pid);
     for planned in plan.iter().filter(|planned| planned.resource.is_settable()) {
-        let Some((stands, ceiling)) = procfs::limits(instance.pid, kernel_label(planned.resource)) else {
+        let Some((stands, ceiling)) = standing.get(kernel_label(planned.resource)) else {
             continue;
         };
         let soft = planned.soft.or(ceiling);

@@ -46,13 +46,22 @@ pub(crate) fn mounts(pid: HostPid) -> Option<Vec<String>> {
     Some(text.lines().map(str::to_owned).collect())
 }
 
-/// The soft and the hard limit of a process, as `/proc/PID/limits` shows them; `None` inside for unlimited.
-pub(crate) fn limits(pid: HostPid, name: &str) -> Option<(Option<u64>, Option<u64>)> {
-    let text = fs::read_to_string(format!("/proc/{}/limits", pid.0)).ok()?;
-    let row = text.lines().find_map(|line| line.strip_prefix(name))?;
-    let mut columns = row.split_whitespace().map(|column| match column {
-        "unlimited" => Some(None),
-        number => number.parse().ok().map(Some),
-    });
-    Some((columns.next()??, columns.next()??))
+/// `/proc/PID/limits`, as it was at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Limits(String);
+
+impl Limits {
+    pub(crate) fn read(pid: HostPid) -> Self {
+        Self(fs::read_to_string(format!("/proc/{}/limits", pid.0)).unwrap_or_default())
+    }
+
+    /// The soft and the hard limit of this name; `None` inside for unlimited.
+    pub(crate) fn get(&self, name: &str) -> Option<(Option<u64>, Option<u64>)> {
+        let row = self.0.lines().find_map(|line| line.strip_prefix(name))?;
+        let mut columns = row.split_whitespace().map(|column| match column {
+            "unlimited" => Some(None),
+            number => number.parse().ok().map(Some),
+        });
+        Some((columns.next()??, columns.next()??))
+    }
 }

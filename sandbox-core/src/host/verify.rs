@@ -202,10 +202,11 @@ pub(crate) fn kernel_label(resource: Resource) -> &'static str {
 
 fn rlimits(seen: &Seen<'_>) -> Finding {
     let mut evidence = Vec::new();
+    let limits = procfs::Limits::read(seen.pid);
     for limit in &seen.plan.rlimits {
         let name = kernel_label(limit.resource);
         let Some(planned) = limit.soft else { continue };
-        match procfs::limits(seen.pid, name) {
+        match limits.get(name) {
             Some((Some(stands), _)) if stands <= planned => {
                 if matches!(limit.resource, Resource::Data | Resource::OpenFiles | Resource::Processes) {
                     evidence.push(format!("{}: {stands}", name.trim_start_matches("Max ")));

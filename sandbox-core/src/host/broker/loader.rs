@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use rustix::fs::{Mode, OFlags};
@@ -16,7 +17,7 @@ use crate::host::library::Module;
 /// The files that a helper may load.
 #[derive(Debug, Default)]
 pub(crate) struct Served {
-    files: Vec<OwnedFd>,
+    files: Vec<Arc<OwnedFd>>,
     by_path: HashMap<PathBuf, usize>,
     by_name: HashMap<String, usize>,
     folders: Vec<PathBuf>,
@@ -25,7 +26,7 @@ pub(crate) struct Served {
 impl Served {
     /// The plugin as `path`, and `modules`; those are found in any of the system's `folders` too, since a loader that is
     /// asked for a soname tries them in turn.
-    pub(crate) fn new(plugin: OwnedFd, path: &str, modules: Vec<Module>, folders: &[PathBuf]) -> Self {
+    pub(crate) fn new(plugin: Arc<OwnedFd>, path: &str, modules: Vec<Module>, folders: &[PathBuf]) -> Self {
         let mut served = Self { folders: folders.to_vec(), ..Self::default() };
         served.by_path.insert(PathBuf::from(path), 0);
         served.files.push(plugin);
@@ -35,7 +36,7 @@ impl Served {
             served
                 .by_name
                 .extend(module.aliases.into_iter().chain([module.soname]).map(|name| (name, index)));
-            served.files.push(module.fd);
+            served.files.push(Arc::new(module.fd));
         }
         served
     }

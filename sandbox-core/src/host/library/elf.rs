@@ -72,6 +72,47 @@ pub(super) fn read_facts<'d, R: ReadRef<'d>>(
     parse(data, metadata).map_err(|fault| fault.at(path))
 }
 
+/// Which bytes of a library a loader maps, or `read_facts` looks at: sorted, whole pages, none twice. The rest, symbols
+/// for debuggers above all, is most of many files. `None` if that cannot be told; the whole file is wanted then.
+pub(super) fn wanted_ranges<'d, R: ReadRef<'d>>(data: R) -> Option<Vec<(u64, u64)>> {
+    let file_bytes = data.len().ok()?;
+    let header: &FileHeader = data.read_at(0).ok()?;
+    check_header(header).ok()?;
+    let segments = program_headers(data, header, file_bytes).ok()?;
+    let sections = section_headers(data, header, file_bytes).ok()?;
+    let mut ranges = vec![
+        (0, size_of::<FileHeader>() as u64),
+        (header.e_phoff.get(LE), size_of_val(segments) as u64),
+        (header.e_shoff.get(LE), size_of_val(sections) as u64),
+    ];
+    ranges.extend(segments.iter().map(|segment| (segment.p_offset.get(LE), segment.p_filesz.get(LE))));
+    let names = usize::from(header.e_shstrndx.get(LE).0);
+    for (index, section) in sections.iter().enumerate() {
+        let bytes = section.sh_size.get(LE);
+        let is_in_file = section.sh_type.get(LE) != elf::SHT_NOBITS;
+        // A small one may be the metadata; its name is not worth the search.
+        if is_in_file && (index == names || bytes <= MAX_METADATA_BYTES) {
+            ranges.push((section.sh_offset.get(LE), bytes));
+        }
+    }
+    let page = page_bytes();
+    let mut pages: Vec<(u64, u64)> = Vec::new();
+    for (from, bytes) in &mut ranges {
+        let end = from.checked_add(*bytes)?.checked_next_multiple_of(page)?.min(file_bytes);
+        let from = *from / page * page;
+        if from < end {
+            pages.push((from, end));
+        }
+    }
+    pages.sort_unstable();
+    pages.dedup_by(|next, last| {
+        let meet = next.0 <= last.1;
+        last.1 = if meet { last.1.max(next.1) } else { last.1 };
+        meet
+    });
+    Some(pages)
+}
+
 /// Whether a file that starts with these bytes is a library of the host's class and machine: what the dynamic loader
 /// asks of a candidate before it goes on to the next folder.
 pub(super) fn is_for_this_machine(start: &[u8]) -> bool {

@@ -6,10 +6,12 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use object::read::{ReadCache, ReadCacheOps};
@@ -29,7 +31,7 @@ pub struct SealedLibrary {
     pub path: PathBuf,
     /// The memory file, sealed against writing, growing, shrinking and further seals. Its offset is 0; it is one open
     /// description, so whoever loads it twice opens `/proc/self/fd` afresh.
-    pub fd: OwnedFd,
+    pub fd: Arc<OwnedFd>,
     /// How many bytes it has.
     pub size_bytes: u64,
     /// What was read from the sealed bytes, the metadata section included.
@@ -50,10 +52,25 @@ impl SealedLibrary {
     /// [`UnsafeLayout`](LibraryError::UnsafeLayout) about its bytes.
     pub fn open(path: &Path) -> Result<Self, LibraryError> {
         let file = open_regular(path)?;
+        let identity = Identity::of(&file).map_err(|error| unreadable(path, &error))?;
+        let mut copies = COPIES.lock().unwrap_or_else(PoisonError::into_inner);
+        copies.retain(|copy| copy.fd.strong_count() > 0);
+        let absolute = || std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let known = copies.iter().find(|copy| copy.identity == identity);
+        if let Some((copy, fd)) = known.and_then(|copy| Some((copy, copy.fd.upgrade()?))) {
+            let (size_bytes, facts) = (copy.size_bytes, copy.facts.clone());
+            return Ok(Self { path: absolute(), fd, size_bytes, facts });
+        }
+        drop(copies);
+        let settled = identity.is_settled();
         let (sealed, size_bytes) = seal(&file, path)?;
         let facts = facts_of(&sealed, path, Metadata::Read)?;
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        Ok(Self { path, fd: sealed.into(), size_bytes, facts })
+        let fd = Arc::new(OwnedFd::from(sealed));
+        if settled && Identity::of(&file).is_ok_and(|after| after == identity) {
+            let copy = Copy { identity, fd: Arc::downgrade(&fd), size_bytes, facts: facts.clone() };
+            COPIES.lock().unwrap_or_else(PoisonError::into_inner).push(copy);
+        }
+        Ok(Self { path: absolute(), fd, size_bytes, facts })
     }
 
     /// The last part of the path: the name that starts every chain in a message.
@@ -62,6 +79,41 @@ impl SealedLibrary {
             Some(name) => name.to_string_lossy().into_owned(),
             None => self.path.to_string_lossy().into_owned(),
         }
+    }
+}
+
+/// A copy that some plugin still uses: the next one that is loaded from the same file shares its pages.
+#[derive(Debug)]
+struct Copy {
+    identity: Identity,
+    fd: Weak<OwnedFd>,
+    size_bytes: u64,
+    facts: ElfFacts,
+}
+
+static COPIES: Mutex<Vec<Copy>> = Mutex::new(Vec::new());
+
+/// A file with these contents. Every write moves the time of change, which nobody can set.
+#[derive(Debug, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl Identity {
+    fn of(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        let changed = (metadata.ctime(), metadata.ctime_nsec());
+        Ok(Self { device: metadata.dev(), inode: metadata.ino(), size: metadata.size(), changed })
+    }
+
+    /// Whether the time of change is so long ago that another change could not have the same: it ticks by milliseconds,
+    /// on some file systems by two seconds.
+    fn is_settled(&self) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        u64::try_from(self.changed.0).is_ok_and(|changed| changed.saturating_add(3) < now)
     }
 }
 
@@ -101,25 +153,31 @@ pub(super) fn open_regular(path: &Path) -> Result<File, LibraryError> {
     Ok(file)
 }
 
-/// Copies `file` from its start into a memory file and seals that. Returns it, at offset 0, and its size.
-pub(super) fn seal(mut file: &File, path: &Path) -> Result<(File, u64), LibraryError> {
+/// Copies what a loader needs of `file` into a memory file of the same length, and seals that. The rest reads as zeros.
+/// Returns it, at offset 0, and its size.
+///
+/// Which bytes those are is asked of the file, which may change meanwhile: what counts is read from the copy, later.
+pub(super) fn seal(file: &File, path: &Path) -> Result<(File, u64), LibraryError> {
     let memory = memory_file(path).map_err(|error| seal_error(path, "memfd_create", error))?;
-    let mut buffer = vec![0; 256 * 1024];
-    let mut size_bytes = 0;
-    loop {
-        let read = match Read::read(&mut file, &mut buffer) {
-            Ok(0) => break,
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(unreadable(path, &error)),
-        };
-        size_bytes += read as u64;
-        // A file may grow while it is read, so the size it had when it was opened bounds nothing.
-        if size_bytes > MAX_LIBRARY_BYTES {
-            return Err(LibraryError::TooLarge { path: path.to_owned(), limit_bytes: MAX_LIBRARY_BYTES });
+    let size_bytes = file.metadata().map_err(|error| unreadable(path, &error))?.len();
+    let wanted = elf::wanted_ranges(&ReadCache::new(ReadAt { file, at: 0, failed: &Cell::new(None) }));
+    memory.set_len(size_bytes).map_err(|error| seal_error(path, "ftruncate of memfd", error))?;
+    for (from, end) in wanted.unwrap_or_else(|| vec![(0, size_bytes)]) {
+        rustix::fs::seek(&memory, rustix::fs::SeekFrom::Start(from))
+            .map_err(|error| seal_error(path, "lseek", error.into()))?;
+        let mut at = from;
+        while at < end {
+            let count = usize::try_from(end - at).unwrap_or(usize::MAX);
+            match retry_on_intr(|| rustix::fs::sendfile(&memory, file, Some(&mut at), count)) {
+                // It has become shorter: the parser shall say so.
+                Ok(0) => {
+                    memory.set_len(at).map_err(|error| seal_error(path, "ftruncate of memfd", error))?;
+                    break;
+                }
+                Ok(_) => {}
+                Err(errno) => return Err(unreadable(path, &errno.into())),
+            }
         }
-        let filled = buffer.get(..read).unwrap_or_default();
-        (&memory).write_all(filled).map_err(|error| seal_error(path, "write to memfd", error))?;
     }
     // The loader reads from where the offset stands, which a passed descriptor takes along.
     rustix::fs::seek(&memory, rustix::fs::SeekFrom::Start(0))
@@ -214,6 +272,7 @@ fn seal_error(path: &Path, call: &'static str, error: io::Error) -> LibraryError
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::Read;
 
     use super::super::search::{self, SystemFolders};
     use super::*;
@@ -230,10 +289,15 @@ mod tests {
         assert_eq!(sealed.facts.soname.as_deref(), Some("libm.so.6"));
         let mut copy = Vec::new();
         File::from(sealed.fd.try_clone().unwrap()).read_to_end(&mut copy).unwrap();
-        assert!(copy == fs::read(&path).unwrap(), "the copy starts at offset 0 and is whole");
-        assert_eq!(sealed.size_bytes, copy.len() as u64);
+        let original = fs::read(&path).unwrap();
+        assert_eq!((sealed.size_bytes, copy.len()), (original.len() as u64, original.len()));
+        let same = |(from, end): (u64, u64)| {
+            copy[from as usize..end as usize] == original[from as usize..end as usize]
+        };
+        let wanted = elf::wanted_ranges(original.as_slice()).unwrap();
+        assert!(wanted.into_iter().all(same), "the copy starts at offset 0 and has what a loader maps");
 
-        let file = File::from(sealed.fd);
+        let file = File::from(sealed.fd.try_clone().unwrap());
         let refused = Some(Errno::EPERM as i32);
         assert_eq!(file.write_at(b"x", 0).unwrap_err().raw_os_error(), refused);
         assert_eq!(file.set_len(1).unwrap_err().raw_os_error(), refused);

@@ -21,7 +21,13 @@ pub(crate) enum FrameError {
 
 /// One message as the bytes of a frame.
 pub(crate) fn encode<M: Serialize>(message: &M) -> Result<Vec<u8>, FrameError> {
-    let frame = postcard::to_extend(message, vec![0; 4]).map_err(|_| FrameError::Malformed { len: 0 })?;
+    // Measured first: growing by doubling would copy a large message several times over.
+    let malformed = |_| FrameError::Malformed { len: 0 };
+    let mut frame = Vec::with_capacity(
+        postcard::experimental::serialized_size(message).map_err(malformed)?.saturating_add(4),
+    );
+    frame.extend([0; 4]);
+    let frame = postcard::to_extend(message, frame).map_err(malformed)?;
     let len = frame.len().saturating_sub(4);
     let head = u32::try_from(len).map_err(|_| FrameError::TooLong { len, max: u32::MAX as usize })?;
     let mut frame = frame;
