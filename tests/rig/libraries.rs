@@ -12,8 +12,15 @@ use crate::Scratch;
 pub const FOLDER_VARIABLE: &str = "PLUGIN_TESTS_LIBRARIES";
 
 /// The packages whose libraries the tests load.
-pub const PACKAGES: [&str; 6] =
-    ["hello", "probe", "probe-constructor", "probe-life", "probe-lying-layout", "probe-modules"];
+pub const PACKAGES: [&str; 7] = [
+    "hello",
+    "probe",
+    "probe-bench",
+    "probe-constructor",
+    "probe-life",
+    "probe-lying-layout",
+    "probe-modules",
+];
 
 /// The C sources of the libraries that `probe-modules` needs, nearest first.
 const NEAR: &str = include_str!("../../example-plugins/probes/modules/c/near.c");

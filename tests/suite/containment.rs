@@ -5,7 +5,9 @@ use std::net::TcpListener;
 use rig::plugins::Attempts;
 use rig::unconfined::{self, Outcome};
 use rig::{Answer, Scratch, probe, probe_with};
-use sandbox_core::{Cause, PluginPolicy, PluginSandboxError, PluginState, STANDARD_PERMISSIONS};
+use sandbox_core::{
+    Cause, PluginPolicy, PluginSandbox, PluginSandboxError, PluginState, STANDARD_PERMISSIONS,
+};
 
 /// What becomes of an attempt in the sandbox.
 #[derive(Debug, Clone, Copy)]
@@ -159,9 +161,45 @@ fn no_new_code_and_no_shared_memory() {
         probe_of("turns a page into code", "mprotect_exec", "", Works, EACCES),
         probe_of("maps memory that is writable code", "mmap_exec", "", Works, EPERM),
         probe_of("maps shared memory", "mmap_shared", "", Works, EPERM),
+        probe_of("shares a device's memory", "mmap_shared_device", "", Works, EACCES),
+        probe_of("maps memory that grows as a stack does", "mmap_growing", "", Works, EPERM),
         probe_of("makes a memory file", "memfd", "", Works, EPERM),
         raw("makes System V memory", libc::SYS_shmget, "0 4096 0x380", NotTried, EPERM),
     ]);
+}
+
+#[test]
+fn no_table_of_descriptors_beside_the_one_that_is_counted() {
+    check(vec![raw("unshares its table", libc::SYS_close_range, "100000 4294967295 2", Works, EPERM)]);
+    let answer = probe().attempt("syscall", format!("{} 100000 4294967295 0", libc::SYS_close_range));
+    assert!(answer.got_it(), "closing stays its own affair: {answer:?}");
+}
+
+/// The CPU clock of a process: clock_getcpuclockid(3).
+fn cpu_clock_of(pid: u32) -> i32 {
+    const SCHEDULED: u32 = 2;
+    (!pid << 3 | SCHEDULED).cast_signed()
+}
+
+#[test]
+fn no_clock_of_another_process() {
+    let (host, first) = (cpu_clock_of(std::process::id()), cpu_clock_of(1));
+    check(vec![
+        raw("reads the host's", libc::SYS_clock_gettime, &format!("{host} q:0,0"), Works, EPERM),
+        raw("reads the first process's", libc::SYS_clock_gettime, &format!("{first} q:0,0"), Works, EPERM),
+        raw("asks whether there is one", libc::SYS_clock_getres, &format!("{first} q:0,0"), Works, EPERM),
+        raw("waits for one", libc::SYS_clock_nanosleep, &format!("{first} 1 q:0,1 0"), Works, EPERM),
+        raw("is woken by one", libc::SYS_timer_create, &format!("{first} 0 q:0"), Works, EPERM),
+    ]);
+    let plugin = probe();
+    for clock in [cpu_clock_of(0), cpu_clock_of(own_id(&plugin))] {
+        let answer = plugin.attempt("syscall", format!("{} {clock} q:0,0", libc::SYS_clock_gettime));
+        assert!(answer.got_it(), "its own clock: {answer:?}");
+    }
+    let Outcome::Answered(outside) = unconfined::attempt("own_clocks", "") else {
+        panic!("the control answers")
+    };
+    assert_eq!(plugin.attempt("own_clocks", "").text(), outside.text(), "its own, in every way");
 }
 
 #[test]
@@ -250,6 +288,11 @@ fn facts(text: &str) -> std::collections::HashMap<&str, &str> {
     text.lines().filter_map(|line| line.split_once('=')).collect()
 }
 
+/// The process's id as the plugin itself sees it, in the namespace that it shares with others.
+fn own_id(plugin: &PluginSandbox) -> u32 {
+    facts(&plugin.attempt("facts", "").text())["pid"].parse().expect("a number")
+}
+
 #[test]
 fn a_plugin_sees_a_place_that_tells_nothing() {
     let Outcome::Answered(outside) = unconfined::attempt("facts", "") else { panic!("the control answers") };
@@ -278,12 +321,15 @@ fn a_plugin_holds_its_channel_and_nothing_else() {
 #[test]
 fn two_plugins_cannot_touch_each_other() {
     let (one, other) = (probe(), probe());
-    let own = |plugin: &sandbox_core::PluginSandbox| {
-        let text = plugin.attempt("facts", "").text();
-        facts(&text)["pid"].to_owned()
-    };
-    // As they see themselves, in the namespace that they share.
-    assert_eq!(one.attempt("kill", own(&other)), Answer::Errno(libc::EPERM));
-    assert_eq!(other.attempt("kill", own(&one)), Answer::Errno(libc::EPERM));
-    assert!(one.attempt("kill", own(&one)).got_it(), "only itself");
+    let (id, others) = (own_id(&one), own_id(&other));
+    assert_eq!(one.attempt("kill", others.to_string()), Answer::Errno(libc::EPERM));
+    assert_eq!(other.attempt("kill", id.to_string()), Answer::Errno(libc::EPERM));
+    assert!(one.attempt("kill", id.to_string()).got_it(), "only itself");
+    let clock = format!("{} {} q:0,0", libc::SYS_clock_gettime, cpu_clock_of(others));
+    assert_eq!(
+        one.attempt("syscall", &clock),
+        Answer::Errno(libc::EPERM),
+        "how busy it is, it does not tell"
+    );
+    assert!(other.attempt("syscall", clock).got_it(), "but to itself");
 }

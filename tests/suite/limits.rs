@@ -1,11 +1,14 @@
 //! Each limit, tried just under and just over, with the cause that it ends in.
 
+use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rig::libraries::constructor_that;
 use rig::plugins::{Attempts, explained};
-use rig::wait::watch;
+use rig::unconfined::{self, Outcome};
+use rig::wait::{PATIENCE, watch};
 use rig::{Answer, Scratch, active, library, probe, probe_with};
 use sandbox_core::{
     App, Cause, Operation, PERMISSION_FILE_READ, PluginPolicy, PluginSandbox, PluginSandboxError,
@@ -256,6 +259,66 @@ fn a_deadline_does_not_run_while_the_plugin_waits_for_the_host() {
         &Cause::Deadline { operation: Operation::Call, timeout },
         "and it runs again"
     );
+}
+
+#[test]
+fn requests_without_end_do_not_put_off_the_deadline() {
+    let scratch = Scratch::new();
+    let folder = scratch.folder("folder");
+    // As much work for each as the broker does for one: folders climbed out of, and a long way that leads nowhere.
+    let path = format!("{folder}{}/nothing{}", "/../folder".repeat(30), "/x".repeat(1000));
+    let limits = ResourceLimits::default().call_timeout(SHORT);
+    let plugin = probe_with(PluginPolicy::new().permission(PERMISSION_FILE_READ).limits(limits));
+    assert_eq!(plugin.attempt("stat", &path), Answer::Errno(libc::ENOENT), "the broker goes all the way");
+    // Time in which the host works for it is given back once, and not for ever: long before another's ten times as long.
+    let patient = limited(ResourceLimits::default().call_timeout(SHORT * 10));
+    let (ended, has_ended) = channel();
+    thread::scope(|scope| {
+        scope.spawn(|| ended.send(patient.call("sleep_forever", b"")));
+        scope.spawn(|| ended.send(plugin.call("stat_forever", path.as_bytes())));
+        let first = has_ended.recv_timeout(PATIENCE).expect("both end").expect_err("neither answers");
+        let _ = patient.unload_plugin();
+        check_deadline(&first, Operation::Call);
+    });
+}
+
+/// CPU time that a process has used, in hundredths of a second: proc_pid_stat(5).
+fn cpu_time_used(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let behind_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    behind_name.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
+}
+
+#[test]
+fn a_service_called_in_the_name_of_a_call_that_goes_on_does_not_stop_its_clock() {
+    let helper: Arc<OnceLock<u32>> = Arc::default();
+    let (entered, was_entered) = channel();
+    let app = {
+        let helper = Arc::clone(&helper);
+        App::new().service("slow", move |_| {
+            let pid = *helper.get().ok_or("set below")?;
+            let _ = entered.send(());
+            let before = cpu_time_used(pid);
+            // Longer than the call may take: by the plugin's own time, whatever else the machine does. It may also be gone.
+            rig::wait::until("the plugin to compute", || {
+                let used = cpu_time_used(pid);
+                (used == 0 || used >= before + 40).then_some(Ok(Vec::new()))
+            })
+        })
+    };
+    let limits = ResourceLimits::default().call_timeout(SHORT);
+    let plugin = active("probe", PluginPolicy::new().limits(limits), library("probe"), app);
+    helper.set(plugin.process_id().expect("it lives")).expect("set once");
+    check_deadline(&plugin.refused("compute_as_if_in_service", "5000\nslow"), Operation::Call);
+    was_entered.try_recv().expect("the service was called");
+}
+
+#[test]
+fn as_many_timers_as_allowed_can_be_made_and_not_one_more() {
+    let control = unconfined::attempt("timers", "300");
+    assert_eq!(control, Outcome::Answered(Answer::Got(b"300 0".to_vec())), "outside they can be had");
+    assert_eq!(probe().attempt("timers", "256").text(), "256 0");
+    assert_eq!(probe().attempt("timers", "300").text(), format!("256 {}", libc::EAGAIN));
 }
 
 #[test]

@@ -9,6 +9,8 @@ mod concurrency;
 mod containment;
 mod faults;
 mod host_conditions;
+mod hostile;
+mod information;
 mod lifecycle;
 mod limits;
 mod order;
@@ -22,5 +24,5 @@ mod weakened;
 #[ignore = "the body of child processes that other tests start"]
 fn child() {
     let parts: &[(&str, rig::child::Part)] = &[(rig::unconfined::PART, rig::unconfined::part)];
-    rig::child::play(&[parts, host_conditions::PARTS, weakened::PARTS].concat());
+    rig::child::play(&[parts, host_conditions::PARTS, hostile::PARTS, weakened::PARTS].concat());
 }

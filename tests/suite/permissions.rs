@@ -215,6 +215,32 @@ fn a_file_is_opened_as_it_is_now_and_each_time_anew() {
 }
 
 #[test]
+fn what_later_stands_under_a_granted_name_is_not_granted() {
+    let scratch = Scratch::new();
+    let secret = scratch.file("secret/file", "secret");
+    let elsewhere = scratch.at("secret");
+    let (file, folder) = (scratch.file("file", "contents"), scratch.folder("folder"));
+    let link = scratch.link("link", scratch.file("first", "first"));
+    let granted = [&file, &folder, &link].map(|path| read(path));
+    let (before, running) = (probe_with(PluginPolicy::new().permissions(granted.clone())), probe());
+    granted.into_iter().for_each(|permission| running.grant_permission(permission));
+    std::fs::remove_file(&file).expect("it is ours");
+    std::fs::remove_dir(&folder).expect("it is ours");
+    std::fs::remove_file(&link).expect("it is ours");
+    scratch.link("file", &secret);
+    scratch.link("folder", &elsewhere);
+    scratch.link("link", &secret);
+    for path in [&file, &format!("{folder}/file"), &link] {
+        assert!(unconfined::attempt("open", path).reached(), "{path} is there");
+        for plugin in [&before, &running] {
+            assert_eq!(plugin.attempt("open", path), REFUSED, "{path}");
+            assert_eq!(plugin.attempt("stat", path), REFUSED, "{path}");
+        }
+    }
+    assert_eq!(before.attempt("open", scratch.at("first")), got("first"), "what the link led to then");
+}
+
+#[test]
 fn a_path_that_changes_while_it_is_judged_opens_nothing_but_what_was_judged() {
     let scratch = Scratch::new();
     let (granted, secret) = (scratch.file("a", "1"), scratch.file("b", "2"));

@@ -1,10 +1,12 @@
 //! The host's services, called by a plugin: gates, errors, threads, and plugins that reach each other through the host.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use rig::events::expect;
 use rig::plugins::Attempts;
+use rig::wait::PATIENCE;
 use rig::{active, library};
 use sandbox_core::{
     App, EventKind, PERMISSION_PLUGIN, PERMISSION_SYSTEM, PERMISSION_UI, PluginPermission, PluginPolicy,
@@ -102,6 +104,31 @@ fn a_service_can_be_called_from_a_thread_of_the_plugins() {
 fn a_flood_of_service_calls_is_served_in_full() {
     let plugin = with(PluginPolicy::new(), answering("log"));
     assert_eq!(plugin.attempt("service_flood", "250\nlog").text(), "1000");
+}
+
+#[test]
+fn services_that_one_plugin_does_not_wait_for_do_not_hold_up_another() {
+    const CALLS: usize = 12;
+    let (release, wait_for_release) = channel::<()>();
+    let wait_for_release = Mutex::new(wait_for_release);
+    let (entered, was_entered) = channel();
+    let app = App::new().service("slow", move |_| {
+        let _ = entered.send(());
+        let _ = wait_for_release.lock().map(|wait| wait.recv());
+        Ok(Vec::new())
+    });
+    let (slow, quick) = (with(PluginPolicy::new(), app), with(PluginPolicy::new(), answering("log")));
+    let release = release; // goes before the plugins go: the last one waits for the services that run
+    // What it says is read in order: with its answer, all that it has called is known.
+    assert!(slow.attempt("call_unread", format!("{CALLS} 0\nslow")).got_it());
+    was_entered.recv_timeout(PATIENCE).expect("the first one runs");
+    assert_eq!(quick.attempt("service_from_thread", "log\nhello").text(), "replied <hello>");
+    was_entered.try_recv().expect_err("of one plugin's, one runs at a time");
+    drop(release);
+    for turn in 1..CALLS {
+        was_entered.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("all of them run in the end: {turn}"));
+    }
+    assert!(slow.attempt("echo", "x").got_it());
 }
 
 #[test]

@@ -61,6 +61,9 @@ impl App {
     }
 
     /// Adds a service. An `Err` is what the plugin sees as its error; so is a panic, without its message.
+    ///
+    /// It runs on the thread that waits for the plugin's answer, or on a worker if the plugin calls it outside any
+    /// operation. It should return: when the last sandbox is dropped, workers are waited for.
     #[must_use]
     pub fn service(
         mut self,

@@ -288,8 +288,9 @@ fn read_frames(inbound: &Mutex<Inbound>, instance: &Arc<Instance>, buffer: &mut 
         wrong.is_none()
     });
     if let Some(what) = wrong.or(assembled.err().map(|error| error.to_string())) {
-        *output = None;
+        // In this order: a helper that still writes must not die of the closed pipe before the kill.
         instance.kill(Some(Cause::Protocol { what }));
+        *output = None;
         return Read::Nothing;
     }
     Read::Some

@@ -1,7 +1,8 @@
 //! A plugin that misbehaves at the moments of its life at which the host calls it without a method's name.
 //!
-//! Runs in a helper. What it does in `activate` the host's service `test.activate` says; what it does in `deactivate` and
-//! while it is dropped is told it by calls before. Owns the list of misdeeds. Never does any without being told.
+//! Runs in a helper. What it does in `activate` the host's service `test.activate` says; what it does in `deactivate`,
+//! calling the host's service `test.deactivate` among it, and while it is dropped is told it by calls before.
+//! Owns the list of misdeeds. Never does any without being told.
 #![allow(unsafe_code, reason = "misbehaves by hand")]
 
 use plugin_abi::{Host, Plugin, PluginError, PluginResult, export_plugin};
@@ -47,7 +48,14 @@ impl Plugin for Life {
     }
 
     fn deactivate(&mut self) -> Result<(), PluginError> {
-        act(&std::mem::take(&mut self.at_deactivate))
+        match std::mem::take(&mut self.at_deactivate).as_str() {
+            "service" => {
+                let host = self.host.as_ref().ok_or("not activated")?;
+                host.call("test.deactivate", b"")?;
+                Ok(())
+            }
+            what => act(what),
+        }
     }
 
     fn call(&mut self, method: &str, payload: &[u8]) -> PluginResult {

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use crate::{Attempt, check, number, split_line};
+use crate::{Attempt, check, number, split_line, split_space};
 
 const ONE_PAGE: usize = 4096;
 
@@ -63,6 +63,13 @@ pub(crate) fn access(payload: &[u8]) -> Attempt {
     Ok(Vec::new())
 }
 
+/// Keeps whoever answers busy.
+pub(crate) fn stat_forever(payload: &[u8]) -> ! {
+    loop {
+        let _ = fs::metadata(path(payload));
+    }
+}
+
 pub(crate) fn readlink(payload: &[u8]) -> Attempt {
     fs::read_link(path(payload)).map(|target| target.into_os_string().into_encoded_bytes())
 }
@@ -91,6 +98,42 @@ pub(crate) fn read_held(held: Option<&mut File>) -> Attempt {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+fn opened(name: &[u8]) -> io::Result<File> {
+    File::open(path(name)).map_err(|error| io::Error::other(format!("not even opened: {error}")))
+}
+
+/// A command of fcntl(2), a newline and a path: asks for a shared lock of its first byte, or about who has one.
+pub(crate) fn lock(payload: &[u8]) -> Attempt {
+    let (command, name) = split_line(payload);
+    let command = i32::try_from(number(command)?).map_err(io::Error::other)?;
+    let file = opened(name)?;
+    let mut lock = libc::flock {
+        l_type: libc::F_RDLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 1,
+        l_pid: 0,
+    };
+    // SAFETY: the tests name commands that read and write the one structure that they are given.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) })?;
+    Ok(Vec::new())
+}
+
+pub(crate) fn lock_whole(payload: &[u8]) -> Attempt {
+    let file = opened(payload)?;
+    // SAFETY: two integers.
+    check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_SH | libc::LOCK_NB) })?;
+    Ok(Vec::new())
+}
+
+pub(crate) fn sync(payload: &[u8]) -> Attempt {
+    opened(payload)?.sync_all().map(|()| Vec::new())
+}
+
+pub(crate) fn sync_data(payload: &[u8]) -> Attempt {
+    opened(payload)?.sync_data().map(|()| Vec::new())
 }
 
 /// Duplicates standard input up to `most` times; answers how many there were at once, and what refused the next one.
@@ -125,11 +168,6 @@ pub(crate) fn open_storm(payload: &[u8]) -> Attempt {
         running.into_iter().map(|thread| thread.join().unwrap_or(0)).sum()
     });
     Ok(opened.to_string().into_bytes())
-}
-
-fn split_space(head: &[u8]) -> io::Result<(usize, usize)> {
-    let at = head.iter().position(|byte| *byte == b' ').unwrap_or(head.len());
-    Ok((number(&head[..at])?, number(&head[at..])?))
 }
 
 /// A count, then two paths of one length, each on its line. Opens a buffer that another thread keeps changing between the

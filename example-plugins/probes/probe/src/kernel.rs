@@ -83,28 +83,66 @@ pub(crate) fn load_library(payload: &[u8]) -> Attempt {
     Err(io::Error::other(error.to_string_lossy().into_owned()))
 }
 
-/// A number and up to six arguments: integers, or `s:` and a text without blanks.
+/// A number and up to six arguments: integers; `s:` and a text without blanks; `q:` and words of memory, with commas between
+/// them, where the kernel may write too; or `code`, the address of code of this library.
 pub(crate) fn raw(payload: &[u8]) -> Attempt {
     let mut words = text(payload)?.split_ascii_whitespace();
     let nr: libc::c_long = words.next().unwrap_or_default().parse().map_err(io::Error::other)?;
-    let mut texts = Vec::new();
+    let (mut texts, mut blocks) = (Vec::new(), Vec::new());
     let mut arguments = [0_i64; 6];
     for (slot, word) in arguments.iter_mut().zip(words) {
-        *slot = match word.strip_prefix("s:") {
-            Some(word) => {
-                let word = CString::new(word).map_err(io::Error::other)?;
-                let at = word.as_ptr().expose_provenance();
-                texts.push(word);
-                i64::try_from(at).map_err(io::Error::other)?
-            }
-            None => integer(word)?,
+        let at = if let Some(word) = word.strip_prefix("s:") {
+            let word = CString::new(word).map_err(io::Error::other)?;
+            let at = word.as_ptr().expose_provenance();
+            texts.push(word);
+            at
+        } else if let Some(words) = word.strip_prefix("q:") {
+            let mut block = words.split(',').map(integer).collect::<io::Result<Vec<i64>>>()?;
+            let at = block.as_mut_ptr().expose_provenance();
+            blocks.push(block);
+            at
+        } else if word == "code" {
+            (&raw const CODE).expose_provenance()
+        } else {
+            *slot = integer(word)?;
+            continue;
         };
+        *slot = i64::try_from(at).map_err(io::Error::other)?;
     }
     let [a, b, c, d, e, f] = arguments;
-    // SAFETY: as far as this can be said of a call that a test chooses: texts live until it returns, and the tests give
-    // addresses of nothing else.
+    // SAFETY: as far as this can be said of a call that a test chooses: texts and blocks live until it returns, code cannot
+    // be written, and the tests give addresses of nothing else.
     let rc = unsafe { libc::syscall(nr, a, b, c, d, e, f) };
     check(rc).map(|rc| rc.to_string().into_bytes())
+}
+
+const CODE_BYTES: usize = 512;
+
+// Code that nobody runs, longer than any answer that the host writes: what becomes of it can be looked at afterwards.
+std::arch::global_asm!(
+    ".pushsection .text",
+    ".globl probe_code_that_nobody_runs",
+    ".hidden probe_code_that_nobody_runs",
+    "probe_code_that_nobody_runs: .fill 512, 1, 0xcc",
+    ".popsection",
+);
+
+// SAFETY: defined just above, with this many bytes of data.
+unsafe extern "C" {
+    #[link_name = "probe_code_that_nobody_runs"]
+    static CODE: [u8; CODE_BYTES];
+}
+
+fn read_code() -> [u8; CODE_BYTES] {
+    // SAFETY: initialized, and this long. Volatile, since whether it has changed is the question.
+    unsafe { (&raw const CODE).read_volatile() }
+}
+
+/// A raw call that is to write to `code`. `written` if it did, whatever it answered.
+pub(crate) fn raw_into_code(payload: &[u8]) -> Attempt {
+    let before = read_code();
+    let attempt = raw(payload);
+    if read_code() == before { attempt } else { Ok(b"written".to_vec()) }
 }
 
 fn integer(word: &str) -> io::Result<i64> {

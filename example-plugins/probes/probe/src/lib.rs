@@ -48,6 +48,7 @@ impl Plugin for Probe {
             "open_c" => files::open_c(payload),
             "read_dir" => files::read_dir(payload),
             "stat" => files::stat(payload),
+            "stat_forever" => files::stat_forever(payload),
             "lstat" => files::lstat(payload),
             "access" => files::access(payload),
             "readlink" => files::readlink(payload),
@@ -56,6 +57,10 @@ impl Plugin for Probe {
             "unlink" => files::unlink(payload),
             "hold" => files::hold(&mut self.file, payload),
             "read_held" => files::read_held(self.file.as_mut()),
+            "lock" => files::lock(payload),
+            "lock_whole" => files::lock_whole(payload),
+            "sync" => files::sync(payload),
+            "sync_data" => files::sync_data(payload),
             "open_many" => number(payload).and_then(files::open_many),
             "open_storm" => files::open_storm(payload),
             "race" => files::race(payload),
@@ -68,12 +73,16 @@ impl Plugin for Probe {
             "mprotect_exec" => memory::make_executable(),
             "mmap_exec" => memory::map_executable(),
             "mmap_shared" => memory::map_shared(),
+            "mmap_shared_device" => memory::map_shared_device(),
+            "mmap_growing" => memory::map_growing(),
             "segfault" => memory::segfault(),
 
             "spin" => number(payload).map(threads::spin),
             "spin_forever" => threads::spin_forever(),
             "sleep_forever" => threads::sleep_forever(),
             "threads" => number(payload).map(threads::many),
+            "timers" => number(payload).map(threads::timers),
+            "own_clocks" => threads::own_clocks(),
             "kill_self" => threads::kill_self(payload),
 
             "socket" => kernel::socket(),
@@ -85,6 +94,7 @@ impl Plugin for Probe {
             "ptrace" => kernel::trace_me(),
             "dlopen" => kernel::load_library(payload),
             "syscall" => kernel::raw(payload),
+            "syscall_into_code" => kernel::raw_into_code(payload),
             "int80" => kernel::ask_as_32_bit_program(),
 
             "facts" => facts::all(),
@@ -93,6 +103,10 @@ impl Plugin for Probe {
             "close_channel" => channel::close(),
             "write_channel" => channel::write(payload),
             "write_channel_and_exit" => channel::write_and_exit(payload),
+
+            "call_unread" => channel::call_unread(payload),
+            "call_and_never_read" => channel::call_and_never_read(payload),
+            "compute_as_if_in_service" => channel::compute_as_if_in_service(payload),
 
             "service" => services::call(self.host()?, payload),
             "service_from_thread" => services::call_from_thread(self.host()?, payload),
@@ -129,6 +143,12 @@ fn split_line(payload: &[u8]) -> (&[u8], &[u8]) {
         Some(at) => (&payload[..at], &payload[at + 1..]),
         None => (payload, &[]),
     }
+}
+
+/// Two numbers with a blank between them.
+fn split_space(head: &[u8]) -> io::Result<(usize, usize)> {
+    let at = head.iter().position(|byte| *byte == b' ').unwrap_or(head.len());
+    Ok((number(&head[..at])?, number(&head[at..])?))
 }
 
 /// What a C function's -1 means.

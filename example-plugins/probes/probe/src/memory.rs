@@ -1,6 +1,8 @@
 //! Attempts at memory: more of it than allowed, memory that is code, memory that is shared.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::ptr;
 
 use crate::{Attempt, check};
@@ -50,6 +52,22 @@ pub(crate) fn map_executable() -> Attempt {
 
 pub(crate) fn map_shared() -> Attempt {
     map(libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED).map(|_| Vec::new())
+}
+
+/// Memory that is shared without being anonymous.
+pub(crate) fn map_shared_device() -> Attempt {
+    let zero = File::options().read(true).write(true).open("/dev/zero");
+    let zero = zero.map_err(|error| io::Error::other(format!("not even opened: {error}")))?;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping at a place of the kernel's choice, of a descriptor that is open.
+    let at =
+        unsafe { libc::mmap(ptr::null_mut(), ONE_PAGE, protection, libc::MAP_SHARED, zero.as_raw_fd(), 0) };
+    if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Vec::new()) }
+}
+
+/// Memory that grows as a stack does.
+pub(crate) fn map_growing() -> Attempt {
+    map(libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_GROWSDOWN).map(|_| Vec::new())
 }
 
 pub(crate) fn segfault() -> ! {

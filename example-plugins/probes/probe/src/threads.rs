@@ -1,8 +1,11 @@
 //! Attempts at processor time and threads.
 
 use std::io;
+use std::os::unix::thread::JoinHandleExt;
+use std::ptr;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
+use std::time::{Instant, SystemTime};
 
 use crate::{Attempt, check, number};
 
@@ -68,4 +71,69 @@ pub(crate) fn kill_self(payload: &[u8]) -> Attempt {
     // SAFETY: two integers.
     check(unsafe { libc::kill(own, signal) })?;
     Ok(Vec::new())
+}
+
+/// Makes up to `most` timers. Answers how many there were at once, and what refused the next one.
+pub(crate) fn timers(most: usize) -> Vec<u8> {
+    let (mut made, mut refused) = (Vec::new(), 0);
+    while made.len() < most {
+        let mut timer: libc::timer_t = ptr::null_mut();
+        // SAFETY: fills the one id that it is given; no event means the default one.
+        let rc = unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, ptr::null_mut(), &raw mut timer) };
+        match check(rc) {
+            Ok(_) => made.push(timer),
+            Err(error) => {
+                refused = error.raw_os_error().unwrap_or(-1);
+                break;
+            }
+        }
+    }
+    for timer in &made {
+        // SAFETY: made above, and deleted once.
+        unsafe { libc::timer_delete(*timer) };
+    }
+    format!("{} {refused}", made.len()).into_bytes()
+}
+
+/// Fails with the error number that a function of pthreads' returns.
+fn returned(errno: libc::c_int) -> io::Result<()> {
+    if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
+}
+
+/// Reads every clock that belongs to this process or to nobody, in all the ways there are.
+pub(crate) fn own_clocks() -> Attempt {
+    let mut clocks = vec![
+        libc::CLOCK_REALTIME,
+        libc::CLOCK_MONOTONIC,
+        libc::CLOCK_BOOTTIME,
+        libc::CLOCK_PROCESS_CPUTIME_ID,
+        libc::CLOCK_THREAD_CPUTIME_ID,
+    ];
+    let mut clock = 0;
+    for pid in [0, i32::try_from(std::process::id()).map_err(io::Error::other)?] {
+        // SAFETY: fills the one id that it is given.
+        returned(unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) })?;
+        clocks.push(clock);
+    }
+    // SAFETY: it has no condition, and cannot fail.
+    let this = unsafe { libc::pthread_self() };
+    // SAFETY: this thread lives, and the one id is filled.
+    returned(unsafe { libc::pthread_getcpuclockid(this, &raw mut clock) })?;
+    clocks.push(clock);
+    let other = thread::Builder::new().stack_size(64 << 10).spawn(thread::park)?;
+    // SAFETY: that thread is not joined before the end, and the one id is filled.
+    returned(unsafe { libc::pthread_getcpuclockid(other.as_pthread_t(), &raw mut clock) })?;
+    clocks.push(clock);
+    for clock in &clocks {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: fills the one timespec that it is given.
+        check(unsafe { libc::clock_gettime(*clock, &raw mut time) })?;
+        // SAFETY: as above.
+        check(unsafe { libc::clock_getres(*clock, &raw mut time) })?;
+    }
+    other.thread().unpark();
+    other.join().map_err(|_| io::Error::other("the thread panicked"))?;
+    // They panic if they cannot.
+    let _ = (Instant::now(), SystemTime::now());
+    Ok(clocks.len().to_string().into_bytes())
 }
