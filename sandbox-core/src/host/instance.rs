@@ -243,6 +243,11 @@ impl Instance {
             let left = timeout.saturating_sub(spent);
             match incoming.recv_timeout(left) {
                 Ok(Incoming::Reply(reply)) => return Ok(reply),
+                // One that came just as the time was up: others could follow it without an end.
+                Ok(Incoming::Service(_)) if left.is_zero() => {
+                    self.kill(Some(Cause::Deadline { operation, timeout }));
+                    break;
+                }
                 Ok(Incoming::Service(call)) => {
                     let (began, used) = (Instant::now(), self.cpu_time());
                     self.serve(call);
