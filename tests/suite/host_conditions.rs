@@ -32,6 +32,7 @@ pub const PARTS: &[(&str, Part)] = &[
     ("few descriptors", few_descriptors),
     ("blocks all signals", blocks_all_signals),
     ("unusual umask", unusual_umask),
+    ("keeps ended plugins", keeps_ended_plugins),
     ("waits to be killed", waits_to_be_killed),
     ("first load on a thread that ends", first_load_on_a_thread_that_ends),
 ];
@@ -72,6 +73,7 @@ conditions! {
     a_host_may_leave_sigpipe_at_its_default: "default SIGPIPE";
     a_host_may_have_closed_its_standard_streams: "closed streams";
     a_host_may_have_lost_its_working_directory: "no working directory";
+    a_plugin_that_has_ended_and_is_kept_holds_no_descriptor: "keeps ended plugins";
     a_host_with_few_descriptors_gets_an_error_and_works_again_when_it_has_more: "few descriptors";
     a_host_may_block_every_signal: "blocks all signals";
     a_host_may_have_an_unusual_umask: "unusual umask";
@@ -277,6 +279,26 @@ fn first_load_on_a_thread_that_ends(_: &[String]) -> Vec<u8> {
     (0..20).for_each(|_| drop(thread::spawn(|| {}).join()));
     assert!(plugin.attempt("echo", "x").got_it() && !helper.has_ended());
     a_life();
+    Vec::new()
+}
+
+fn keeps_ended_plugins(_: &[String]) -> Vec<u8> {
+    let descriptors = || std::fs::read_dir("/proc/self/fd").expect("this process's descriptors").count();
+    // What all plugins share is there, and stays.
+    let other = probe();
+    let before = descriptors();
+    let ended: Vec<PluginSandbox> = (0..6).map(|_| probe()).collect();
+    assert!(descriptors() >= before + 6 * 5, "a plugin that lives holds some");
+    for (index, plugin) in ended.iter().enumerate() {
+        match index % 2 {
+            0 => plugin.unload_plugin().expect("it unloads"),
+            _ => drop(plugin.refused("abort", "")),
+        }
+    }
+    // A broker's worker that hears the end may hold the listener a moment longer.
+    rig::wait::until("what was held to be let go", || (descriptors() == before).then_some(()));
+    assert_eq!(other.attempt("echo", "x").text(), "x");
+    assert_eq!(ended.len(), 6);
     Vec::new()
 }
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -26,11 +26,12 @@ pub(crate) enum Groups {
     None { why: String },
 }
 
-/// One helper's group. Removed when it is dropped, which must be after the helper's end.
+/// One helper's group. Removed when it is dropped, if not before; either must be after the helper's end.
 #[derive(Debug)]
 pub(crate) struct Group {
     folder: PathBuf,
     max_bytes: Option<u64>,
+    removed: AtomicBool,
 }
 
 impl Groups {
@@ -75,7 +76,7 @@ impl Groups {
         let folder = parent.join(new_name());
         fs::create_dir(&folder).map_err(|error| error.to_string())?;
         let max_bytes = limits.max_memory_mb.map(|mb| (mb << 20) + KERNELS_OWN_BYTES);
-        let mut group = Group { folder, max_bytes: None };
+        let mut group = Group { folder, max_bytes: None, removed: AtomicBool::new(false) };
         group.set_memory(max_bytes).map_err(|error| format!("memory.max: {error}"))?;
         // Not there on every kernel, or without swap: the limit above is what counts.
         let _ = fs::write(group.folder.join("memory.swap.max"), "0");
@@ -120,8 +121,12 @@ impl Group {
     }
 }
 
-impl Drop for Group {
-    fn drop(&mut self) {
+impl Group {
+    /// Removes it, its helper having ended.
+    pub(crate) fn remove(&self) {
+        if self.removed.swap(true, Ordering::AcqRel) {
+            return;
+        }
         if let Err(error) = fs::remove_dir(&self.folder) {
             tracing::warn!(%error, "a helper's cgroup stays behind; the next host here removes it");
         }
@@ -132,6 +137,12 @@ impl Drop for Group {
 fn new_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("{PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.remove();
+    }
 }
 
 fn mount_point() -> Option<PathBuf> {

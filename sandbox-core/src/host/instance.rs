@@ -4,13 +4,13 @@
 //! A helper is used for one load and never again.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
-use rustix::process::Signal;
+use rustix::process::{PidfdGetfdFlags, Signal};
 
 use super::app::App;
 use super::broker::Served;
@@ -77,17 +77,15 @@ pub(crate) struct Instance {
     pub(crate) pid: HostPid,
     pub(crate) subject: Arc<Subject>,
     pub(crate) core: Weak<Core>,
-    pub(crate) served: Served,
-    /// Where the broker looks for files.
-    pub(crate) tree: Arc<OwnedFd>,
     pub(crate) max_message_bytes: u64,
     pub(crate) cgroup: Result<Group, String>,
     /// Whether `RLIMIT_NPROC` counts this helper alone.
     pub(crate) counts_alone: bool,
-    pidfd: OwnedFd,
+    /// `None` once it has ended.
+    pidfd: Mutex<Option<OwnedFd>>,
     outbox: Outbox,
-    listener: OnceLock<OwnedFd>,
-    memory: OnceLock<File>,
+    /// `None` before it is confined, and once it has ended.
+    brokered: Mutex<Option<Arc<Brokered>>>,
     pub(super) waiting: Mutex<Option<Waiting>>,
     pub(super) app: Mutex<App>,
     next_call: AtomicU64,
@@ -104,6 +102,17 @@ pub(crate) struct Instance {
     pub(super) cpu: Mutex<CpuBudget>,
 }
 
+/// What the broker works with, for one helper.
+#[derive(Debug)]
+pub(crate) struct Brokered {
+    pub(crate) listener: OwnedFd,
+    /// The helper's memory, opened while the host might: it stays this process's, whatever its number becomes.
+    pub(crate) memory: File,
+    pub(crate) served: Served,
+    /// Where files are looked for.
+    pub(crate) tree: Arc<OwnedFd>,
+}
+
 /// What an instance is made of.
 pub(crate) struct Parts {
     pub(crate) id: HelperId,
@@ -114,8 +123,6 @@ pub(crate) struct Parts {
     pub(crate) counts_alone: bool,
     pub(crate) subject: Arc<Subject>,
     pub(crate) core: Weak<Core>,
-    pub(crate) served: Served,
-    pub(crate) tree: Arc<OwnedFd>,
     pub(crate) max_message_bytes: u64,
     pub(crate) memory_limit_mb: Option<u64>,
     pub(crate) cpu_limit_sec: Option<u64>,
@@ -136,15 +143,12 @@ impl Instance {
             pid: parts.pid,
             subject: parts.subject,
             core: parts.core,
-            served: parts.served,
-            tree: parts.tree,
             max_message_bytes: parts.max_message_bytes,
             cgroup: parts.cgroup,
             counts_alone: parts.counts_alone,
-            pidfd: parts.pidfd,
+            pidfd: Mutex::new(Some(parts.pidfd)),
             outbox: Outbox::new(parts.input, largest.saturating_mul(MOST_LARGEST_MESSAGES)),
-            listener: OnceLock::new(),
-            memory: OnceLock::new(),
+            brokered: Mutex::default(),
             waiting: Mutex::new(None),
             app: Mutex::default(),
             next_call: AtomicU64::new(1),
@@ -164,23 +168,21 @@ impl Instance {
         &self.outbox
     }
 
-    pub(crate) fn pidfd(&self) -> &OwnedFd {
-        &self.pidfd
+    /// A copy of one of the helper's descriptors: pidfd_getfd(2).
+    pub(crate) fn descriptor(&self, number: RawFd) -> Result<OwnedFd, rustix::io::Errno> {
+        let pidfd = lock(&self.pidfd);
+        let pidfd = pidfd.as_ref().ok_or(rustix::io::Errno::SRCH)?;
+        rustix::process::pidfd_getfd(pidfd, number, PidfdGetfdFlags::empty())
     }
 
-    pub(crate) fn listener(&self) -> Option<&OwnedFd> {
-        self.listener.get()
+    /// What the broker works with; `None` before the helper is confined, and once it has ended.
+    pub(crate) fn brokered(&self) -> Option<Arc<Brokered>> {
+        lock(&self.brokered).clone()
     }
 
-    /// The helper's memory, opened while the host might: it stays this process's, whatever its number becomes.
-    pub(crate) fn memory(&self) -> Option<&File> {
-        self.memory.get()
-    }
-
-    /// What the broker works with, had while the helper still is dumpable.
-    pub(crate) fn set_broker(&self, listener: OwnedFd, memory: File) {
-        let _ = self.listener.set(listener);
-        let _ = self.memory.set(memory);
+    /// From now on the broker can serve it.
+    pub(crate) fn set_brokered(&self, brokered: Brokered) {
+        *lock(&self.brokered) = Some(Arc::new(brokered));
     }
 
     pub(crate) fn set_app(&self, app: App) {
@@ -325,7 +327,9 @@ impl Instance {
         if let Some(why) = why {
             lock(&self.ending).decided.get_or_insert(why);
         }
-        let _ = rustix::process::pidfd_send_signal(self.pidfd.as_fd(), Signal::KILL);
+        if let Some(pidfd) = &*lock(&self.pidfd) {
+            let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+        }
     }
 
     /// Ends it although its end was asked for already: `why` counts now.
@@ -372,9 +376,15 @@ impl Instance {
         }
         // The plugin's state first, so that whoever is woken by the end finds it.
         self.subject.helper_ended(self.id, &cause);
+        // An ended plugin that is kept holds no descriptor and no cgroup.
+        self.outbox.close();
+        lock(&self.pidfd).take();
+        lock(&self.brokered).take();
+        if let Ok(cgroup) = &self.cgroup {
+            cgroup.remove();
+        }
         *lock(&self.end) = Some(cause);
         self.ended.notify_all();
-        self.outbox.clear();
         // What a service owns may be anything, this very plugin's sandbox included: let go where no lock is held and nobody
         // waits for this thread.
         let app = self.take_app();

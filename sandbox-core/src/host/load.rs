@@ -3,7 +3,7 @@
 //! Runs in the host, on the thread that asked. Owns that nothing is loaded before every required layer stands.
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -13,13 +13,12 @@ use plugin_abi::metadata::AbiFingerprint;
 use plugin_abi::{ErrorKind, PluginMetadata};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::PidfdGetfdFlags;
 
 use super::broker::Served;
 use super::cause::Cause;
 use super::entry::{Entry, Loaded, apply_limits, left_of};
 use super::events::escape;
-use super::instance::{Expect, Instance, Parts, Reply};
+use super::instance::{Brokered, Expect, Instance, Parts, Reply};
 use super::library::{Limits, SealedLibrary, SystemFolders, closure, extra_modules};
 use super::lifecycle::{Operation, PluginState};
 use super::procfs::HostPid;
@@ -146,7 +145,7 @@ pub(crate) fn confine(
     began: Instant,
 ) -> Result<Confined, PluginSandboxError> {
     let limits = entry.subject().limits();
-    let (instance, plan) = spawn(entry, runtime, zygote, served, &limits, began)?;
+    let (instance, plan) = spawn(entry, runtime, zygote, &limits, began)?;
     let order = ToHelper::Confine(Box::new(plan.clone()));
     let left = left_of(limits.load_timeout, began);
     let report = match instance.transact(Some(&order), Expect::Report, Operation::Load, left) {
@@ -162,7 +161,7 @@ pub(crate) fn confine(
             format!("the helper program speaks version {}, this host {WIRE_VERSION}", report.wire_version);
         return Err(ended(entry.subject().id(), Cause::Protocol { what }));
     }
-    let has_listener = take_broker(entry, &instance, &report);
+    let has_listener = take_broker(entry, &instance, &report, served, tree(zygote)?);
     let seen = Seen {
         plugin: entry.subject().id(),
         layers: &entry.subject().policy().layers,
@@ -196,7 +195,6 @@ fn spawn(
     entry: &Arc<Entry>,
     runtime: &Arc<Runtime>,
     zygote: &Arc<Zygote>,
-    served: Served,
     limits: &ResourceLimits,
     began: Instant,
 ) -> Result<(Arc<Instance>, HelperPlan), PluginSandboxError> {
@@ -249,8 +247,6 @@ fn spawn(
         input,
         subject: Arc::clone(entry.subject()),
         core: Arc::downgrade(&runtime.core),
-        served,
-        tree: tree(zygote)?,
         max_message_bytes: limits.max_message_bytes,
         memory_limit_mb: limits.max_memory_mb,
         cpu_limit_sec: limits.max_cpu_time_sec,
@@ -271,17 +267,22 @@ fn tree(zygote: &Zygote) -> Result<Arc<OwnedFd>, PluginSandboxError> {
 }
 
 /// Takes the listener, and opens the helper's memory while the kernel still lets the host. Whether both worked.
-fn take_broker(entry: &Entry, instance: &Instance, report: &HelperReport) -> bool {
+fn take_broker(
+    entry: &Entry,
+    instance: &Instance,
+    report: &HelperReport,
+    served: Served,
+    tree: Arc<OwnedFd>,
+) -> bool {
     if report.listener < 0 {
         return false;
     }
-    let listener =
-        rustix::process::pidfd_getfd(instance.pidfd().as_fd(), report.listener, PidfdGetfdFlags::empty());
+    let listener = instance.descriptor(report.listener);
     let memory: std::io::Result<File> =
         OpenOptions::new().read(true).write(true).open(format!("/proc/{}/mem", instance.pid.0));
     match (listener, memory) {
         (Ok(listener), Ok(memory)) => {
-            instance.set_broker(listener, memory);
+            instance.set_brokered(Brokered { listener, memory, served, tree });
             true
         }
         (listener, memory) => {

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 
@@ -13,10 +13,16 @@ use crate::shared::sys::signals::without_sigpipe;
 /// The host's end of a helper's input.
 #[derive(Debug)]
 pub(crate) struct Outbox {
-    pipe: OwnedFd,
     /// How many bytes may wait: a helper that asks for more than it reads would fill the host's memory.
     most: usize,
-    waiting: Mutex<VecDeque<u8>>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// `None` once the helper has ended.
+    pipe: Option<OwnedFd>,
+    waiting: VecDeque<u8>,
 }
 
 /// What became of a frame.
@@ -34,16 +40,24 @@ pub(crate) enum Written {
 impl Outbox {
     /// `pipe` must be non-blocking. Once `most` bytes wait, nothing more is taken.
     pub(crate) fn new(pipe: OwnedFd, most: usize) -> Self {
-        Self { pipe, most, waiting: Mutex::default() }
+        Self { most, inner: Mutex::new(Inner { pipe: Some(pipe), waiting: VecDeque::new() }) }
     }
 
-    pub(crate) fn pipe(&self) -> BorrowedFd<'_> {
-        self.pipe.as_fd()
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with the pipe, if it is still there.
+    pub(crate) fn with_pipe(&self, work: impl FnOnce(BorrowedFd<'_>)) {
+        if let Some(pipe) = &self.inner().pipe {
+            work(pipe.as_fd());
+        }
     }
 
     /// Sends a frame behind what still waits.
     pub(crate) fn send(&self, frame: &[u8]) -> Written {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Inner { pipe, waiting } = &mut *self.inner();
+        let Some(pipe) = pipe else { return Written::Closed };
         if waiting.len() > self.most {
             return Written::TooMuch;
         }
@@ -51,7 +65,7 @@ impl Outbox {
             waiting.extend(frame);
             return Written::Partly;
         }
-        let (done, closed) = without_sigpipe(|| write(&self.pipe, frame));
+        let (done, closed) = without_sigpipe(|| write(pipe, frame));
         if closed {
             return Written::Closed;
         }
@@ -64,15 +78,16 @@ impl Outbox {
         }
     }
 
-    /// Lets go of what waits: the helper has ended.
-    pub(crate) fn clear(&self) {
-        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = VecDeque::new();
+    /// Lets go of the pipe and of what waits: the helper has ended.
+    pub(crate) fn close(&self) {
+        *self.inner() = Inner { pipe: None, waiting: VecDeque::new() };
     }
 
     /// Writes what waits, as far as the pipe takes it. For the reactor, which blocks SIGPIPE.
     pub(crate) fn flush(&self) -> Written {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let (done, closed) = write(&self.pipe, waiting.make_contiguous());
+        let Inner { pipe, waiting } = &mut *self.inner();
+        let Some(pipe) = pipe else { return Written::Closed };
+        let (done, closed) = write(pipe, waiting.make_contiguous());
         waiting.drain(..done);
         match (closed, waiting.is_empty()) {
             (true, _) => Written::Closed,

@@ -139,11 +139,13 @@ impl Reactor {
 
     /// Writes what waits for this helper as soon as its pipe takes more.
     pub(crate) fn want_write(&self, instance: &Instance) {
-        let (pipe, data) = (instance.outbox().pipe(), Source::Input(instance.id).data());
+        let data = Source::Input(instance.id).data();
         let flags = EventFlags::OUT | EventFlags::ONESHOT;
-        if epoll::modify(&self.epoll, pipe, data, flags).is_err() {
-            let _ = epoll::add(&self.epoll, pipe, data, flags);
-        }
+        instance.outbox().with_pipe(|pipe| {
+            if epoll::modify(&self.epoll, pipe, data, flags).is_err() {
+                let _ = epoll::add(&self.epoll, pipe, data, flags);
+            }
+        });
     }
 
     /// Looks at this helper's CPU clock now: its limit has changed.

@@ -2,8 +2,7 @@
 //!
 //! Runs in the host, on a worker. Owns which calls the broker serves; whatever it does not is refused, with an event.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use rustix::fs::{FileType, Mode, OFlags};
@@ -11,7 +10,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use super::files::{Refused, Tree, stat_bytes};
 use super::{base, memory};
 use crate::host::events::{EventKind, escape};
-use crate::host::instance::Instance;
+use crate::host::instance::{Brokered, Instance};
 use crate::shared::policy::Grants;
 use crate::shared::sys::seccomp::{self, Notification};
 
@@ -29,8 +28,9 @@ impl From<Result<i64, Errno>> for Answer {
 }
 
 /// Serves one request.
-pub(crate) fn serve(instance: &Arc<Instance>, listener: BorrowedFd<'_>, notification: &Notification) {
-    let answer = Request { instance, listener, notification }.answer();
+pub(crate) fn serve(instance: &Instance, brokered: &Brokered, notification: &Notification) {
+    let answer = Request { instance, brokered, notification }.answer();
+    let listener = brokered.listener.as_fd();
     // An error here is a caller that has ended meanwhile: there is nobody left to be answered.
     let id = notification.id;
     let _ = match answer {
@@ -48,7 +48,7 @@ pub(crate) fn serve(instance: &Arc<Instance>, listener: BorrowedFd<'_>, notifica
 
 struct Request<'a> {
     instance: &'a Instance,
-    listener: BorrowedFd<'a>,
+    brokered: &'a Brokered,
     notification: &'a Notification,
 }
 
@@ -114,10 +114,10 @@ impl Request<'_> {
     }
 
     fn path_at(&self, address: u64, folder: Option<i32>) -> Result<Named, Errno> {
-        let memory = self.instance.memory().ok_or(Errno::EFAULT)?;
+        let memory = &self.brokered.memory;
         let path = memory::read_path(memory, address)?;
         // What was read was read while the caller waited.
-        if !seccomp::still_waits(self.listener, self.notification.id) {
+        if !seccomp::still_waits(self.brokered.listener.as_fd(), self.notification.id) {
             return Err(Errno::EINTR);
         }
         match path.first() {
@@ -133,7 +133,7 @@ impl Request<'_> {
 
     fn how(&self) -> Result<u32, Errno> {
         // struct open_how: flags, mode, resolve. Only what open(2) has counts; it is read once.
-        let memory = self.instance.memory().ok_or(Errno::EFAULT)?;
+        let memory = &self.brokered.memory;
         if self.arg(3) < 24 {
             return Err(Errno::EINVAL);
         }
@@ -148,7 +148,7 @@ impl Request<'_> {
     fn with_tree<T>(&self, work: impl FnOnce(&Tree<'_>, &Grants) -> T) -> T {
         // As the grants are at this moment; the lock is not held while the file system works.
         let grants = self.instance.subject.policy().read(Grants::clone);
-        work(&Tree::new(self.instance.tree.as_fd()), &grants)
+        work(&Tree::new(self.brokered.tree.as_fd()), &grants)
     }
 
     // ---- files
@@ -163,7 +163,7 @@ impl Request<'_> {
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY
             || flags & (libc::O_CREAT | libc::O_TRUNC) != 0
             || flags & libc::O_TMPFILE == libc::O_TMPFILE;
-        if !writes && let Some(file) = self.instance.served.open(&named.path) {
+        if !writes && let Some(file) = self.brokered.served.open(&named.path) {
             return file.map_or_else(Answer::Errno, |file| Answer::File { file, cloexec });
         }
         match base::find(&named.path) {
@@ -277,11 +277,10 @@ impl Request<'_> {
     // ---- the rest
 
     fn write(&self, address: u64, bytes: &[u8]) -> Answer {
-        let Some(memory) = self.instance.memory() else { return Answer::Errno(Errno::EFAULT) };
-        if !seccomp::still_waits(self.listener, self.notification.id) {
+        if !seccomp::still_waits(self.brokered.listener.as_fd(), self.notification.id) {
             return Answer::Errno(Errno::EINTR);
         }
-        memory::write(memory, self.notification.tid, address, bytes).map(|()| 0).into()
+        memory::write(&self.brokered.memory, self.notification.tid, address, bytes).map(|()| 0).into()
     }
 
     /// What this version serves nobody.
@@ -292,8 +291,8 @@ impl Request<'_> {
         let action = known.name.trim_start_matches("SYS_");
         // Only for the record: what the path says decides nothing.
         let object = known.path.and_then(|index| {
-            let memory = self.instance.memory().filter(|_| self.instance.subject.is_heard())?;
-            memory::read_path(memory, self.arg(index)).ok()
+            let heard = self.instance.subject.is_heard();
+            heard.then(|| memory::read_path(&self.brokered.memory, self.arg(index)).ok())?
         });
         let object = object.unwrap_or_default();
         self.event(known.permission, action, &object, None, false, "not served by this version");

@@ -91,11 +91,12 @@ impl Workers {
 
     /// Serves this helper's requests from now on.
     pub(crate) fn serve(&self, instance: &Arc<Instance>) -> Result<(), PluginSandboxError> {
-        let Some(listener) = instance.listener() else { return Ok(()) };
+        let Some(brokered) = instance.brokered() else { return Ok(()) };
         lock(&self.shared.plugins).insert(instance.id, Arc::downgrade(instance));
         let flags = EventFlags::IN | EventFlags::ONESHOT;
         let data = EventData::new_u64(instance.id.0.into());
-        epoll::add(&self.shared.epoll, listener, data, flags).map_err(io_error("watching a listener"))
+        epoll::add(&self.shared.epoll, &brokered.listener, data, flags)
+            .map_err(io_error("watching a listener"))
     }
 
     /// Ends the plugins whose request has taken too long, and makes up for the workers that they hold.
@@ -160,13 +161,14 @@ impl Shared {
     }
 
     fn take_turn(&self, instance: &Arc<Instance>) {
-        let Some(listener) = instance.listener() else { return };
+        let Some(brokered) = instance.brokered() else { return };
+        let listener = &brokered.listener;
         for _ in 0..TURN {
             match seccomp::receive(listener.as_fd()) {
                 Ok(notification) => {
                     let began = Instant::now();
                     lock(&self.busy).insert(instance.id, began);
-                    requests::serve(instance, listener.as_fd(), &notification);
+                    requests::serve(instance, &brokered, &notification);
                     lock(&self.busy).remove(&instance.id);
                     instance.add_host_time(notification.tid, began.elapsed());
                 }
