@@ -247,7 +247,7 @@ fn inspect_tells_what_a_plugin_needs_and_how_to_run_it() {
     }
     let object = object(&program(&["inspect", &thumbnail(), "--json"]));
     assert_eq!((&object["loadable"], &object["abi"]["matches"]), (&true.into(), &true.into()));
-    assert_eq!(object["command"], serde_json::json!(["plugin-host", "run", thumbnail()]));
+    assert_eq!(object["run_with"], serde_json::json!(["plugin-host", "run", thumbnail()]));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! Never loads the library and never runs a line of it: everything is read out of the file.
 //!
 //! Keys of its JSON object: `path`, `size_bytes`, `metadata` as in `run`, `abi` (`matches`, `difference`), `modules`
-//! (`soname`, `path`, `allowed`, `base`, `depth`, `needed_by`, `problem`), `loadable`, `command` (a list of arguments).
+//! (`soname`, `path`, `allowed`, `base`, `depth`, `needed_by`, `problem`), `loadable`, `run_with` (a list of arguments).
 
 use std::io;
 use std::path::Path;
@@ -98,7 +98,7 @@ fn object(args: &InspectArgs, inspection: &Inspection) -> Value {
         },
         "modules": modules,
         "loadable": is_loadable(inspection),
-        "command": command(args, inspection),
+        "run_with": command(args, inspection),
     })
 }
 

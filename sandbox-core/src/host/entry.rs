@@ -36,6 +36,9 @@ pub(crate) struct Entry {
     current: Mutex<Current>,
     turn: Mutex<()>,
     operator: Mutex<Option<ThreadId>>,
+    /// Held while limits reach a helper: those that change during a load, which the helper may overwrite with what it
+    /// was made with, are told to it again at the load's end.
+    limits_turn: Mutex<()>,
 }
 
 /// What it has at the moment.
@@ -86,6 +89,7 @@ impl Entry {
             current: Mutex::default(),
             turn: Mutex::new(()),
             operator: Mutex::new(None),
+            limits_turn: Mutex::new(()),
         })
     }
 
@@ -109,11 +113,21 @@ impl Entry {
     /// Changes the limits, of a running helper too.
     pub(crate) fn set_limits(&self, limits: ResourceLimits) -> Result<(), PluginSandboxError> {
         limits.check()?;
+        let _turn = lock(&self.limits_turn);
         if let Some(instance) = self.instance().filter(|instance| instance.end().is_none()) {
             apply_limits(&instance, &limits)?;
             instance.set_limits(limits.max_cpu_time_sec, limits.max_memory_mb);
         }
         self.subject.policy().set_limits(limits);
+        Ok(())
+    }
+
+    /// Tells a helper that has just loaded of the limits as they are now.
+    pub(crate) fn settle_limits(&self, instance: &Instance) -> Result<(), PluginSandboxError> {
+        let _turn = lock(&self.limits_turn);
+        let limits = self.subject.limits();
+        apply_limits(instance, &limits)?;
+        instance.set_limits(limits.max_cpu_time_sec, limits.max_memory_mb);
         Ok(())
     }
 
@@ -341,10 +355,12 @@ impl Drop for Entry {
 }
 
 /// Tells the kernel of a running helper's new limits: prlimit(2).
-pub(crate) fn apply_limits(instance: &Instance, limits: &ResourceLimits) -> Result<(), PluginSandboxError> {
+fn apply_limits(instance: &Instance, limits: &ResourceLimits) -> Result<(), PluginSandboxError> {
     let Some(pid) = Pid::from_raw(instance.pid.0) else { return Ok(()) };
     let plan = rlimits::plan(limits, instance.counts_alone);
     let standing = procfs::Limits::read(instance.pid);
+    // All are judged before the first is changed: what is refused must leave the plugin as it was.
+    let mut changes = Vec::new();
     for planned in plan.iter().filter(|planned| planned.resource.is_settable()) {
         let Some((stands, ceiling)) = standing.get(kernel_label(planned.resource)) else {
             continue;
@@ -354,12 +370,15 @@ pub(crate) fn apply_limits(instance: &Instance, limits: &ResourceLimits) -> Resu
             continue;
         }
         if ceiling.is_some_and(|ceiling| soft.is_none_or(|soft| soft > ceiling)) {
-            let value = soft.map_or_else(|| "none".to_owned(), |soft| soft.to_string());
+            let (name, value) = planned.resource.limit_of(limits);
+            let value = value.map_or_else(|| "none".to_owned(), |value| value.to_string());
             let range = "at most eight times what the plugin was loaded with: load it again for more";
-            return Err(LimitError { name: kernel_label(planned.resource), value, range }.into());
+            return Err(LimitError { name, value, range }.into());
         }
-        let pair = Rlimit { current: soft, maximum: ceiling };
-        rustix::process::prlimit(Some(pid), planned.resource.kernel(), pair).map_err(|errno| {
+        changes.push((planned.resource, Rlimit { current: soft, maximum: ceiling }));
+    }
+    for (resource, pair) in changes {
+        rustix::process::prlimit(Some(pid), resource.kernel(), pair).map_err(|errno| {
             PluginSandboxError::Io { what: "changing a running plugin's limits", source: errno.into() }
         })?;
     }

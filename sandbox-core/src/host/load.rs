@@ -16,7 +16,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::broker::Served;
 use super::cause::Cause;
-use super::entry::{Entry, Loaded, apply_limits, left_of};
+use super::entry::{Entry, Loaded, left_of};
 use super::events::escape;
 use super::instance::{Brokered, Expect, Instance, Parts, Reply};
 use super::library::{Limits, SealedLibrary, SystemFolders, closure, extra_modules};
@@ -56,8 +56,9 @@ pub(crate) fn load(entry: &Arc<Entry>, path: &Path) -> Result<Loaded, PluginSand
     let left = left_of(limits.load_timeout, began);
     match instance.transact(Some(&order), Expect::Loaded, Operation::Load, left) {
         Ok(Reply::Loaded(Ok(()))) => {
-            if rlimits::is_wider_at_start(&limits) {
-                apply_limits(&instance, &limits)?;
+            // A helper starts with room for its own descriptors, and with the limits of the load's beginning.
+            if rlimits::is_wider_at_start(&limits) || entry.subject().limits() != limits {
+                entry.settle_limits(&instance)?;
             }
             Ok(Loaded { instance, runtime, report, metadata: Arc::new(checked.metadata) })
         }

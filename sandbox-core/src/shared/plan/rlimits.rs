@@ -51,6 +51,15 @@ impl Resource {
         }
     }
 
+    /// The limit that an embedder sets for it, by its field's name, and what it is.
+    pub(crate) fn limit_of(self, limits: &ResourceLimits) -> (&'static str, Option<u64>) {
+        match self {
+            Self::OpenFiles => ("max_file_handles", limits.max_file_handles),
+            Self::Processes => ("max_threads", limits.max_threads),
+            _ => ("max_memory_mb", limits.max_memory_mb),
+        }
+    }
+
     /// Whether its limit is one that an embedder sets, and may change while the plugin runs.
     pub(crate) fn is_settable(self) -> bool {
         matches!(self, Self::AddressSpace | Self::Data | Self::OpenFiles | Self::Processes)

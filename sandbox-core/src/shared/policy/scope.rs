@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 #[non_exhaustive]
 pub enum Scope {
     /// A file, or a folder with everything below it. Absolute, without `.` and `..`; symbolic links in it are followed
-    /// at the moment of each use.
+    /// when it is granted or revoked, and not again.
     Path(PathBuf),
     /// A name that is compared as it stands: another plugin's id, a service of the host's own.
     Name(String),
