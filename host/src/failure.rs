@@ -143,6 +143,13 @@ fn chain(error: &dyn Error) -> Vec<String> {
 
 /// Shows what clap has to say: help and version on stdout, everything else as an error.
 pub(crate) fn of_usage(error: &clap::Error, mut args: impl Iterator<Item = OsString>) -> ExitCode {
+    // No command at all is a question, as far as a person is concerned.
+    let asks = error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if asks {
+        // What it prints to, its standard error, may be closed: there is nobody else to tell.
+        let _ = error.print();
+        return ExitCode::from(2);
+    }
     if !error.use_stderr() {
         return match error.print() {
             Ok(()) => ExitCode::SUCCESS,

@@ -135,6 +135,15 @@ pub enum PluginSandboxError {
         /// Its errno.
         errno: Errno,
     },
+    /// The program that is to become zygote and helpers could not be started.
+    #[error("starting the helper program {program}")]
+    HelperProgram {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The library had been checked, and the loader in the helper refused it all the same.
     #[error("plugin {plugin}: its library did not load: {message}")]
     LoadFailed {
@@ -203,6 +212,9 @@ impl PluginSandboxError {
             Self::Ended { cause, .. } => return cause.help(),
             Self::MessageTooLarge { .. } => "raise max_message_bytes, or send it in pieces".to_owned(),
             Self::Zygote { .. } => "see `plugin-host doctor`".to_owned(),
+            Self::HelperProgram { .. } => {
+                "name a program that links sandbox-core, such as plugin-sandbox-helper".to_owned()
+            }
             Self::PluginFailed { kind: ErrorKind::UnknownMethod, .. } => {
                 "see the plugin's documentation".to_owned()
             }

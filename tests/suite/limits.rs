@@ -332,3 +332,16 @@ fn limits_can_be_changed_while_the_plugin_runs() {
     plugin.set_resource_limits(ResourceLimits::default().call_timeout(SHORT)).expect("in range");
     check_deadline(&plugin.refused("sleep_forever", ""), Operation::Call);
 }
+
+#[test]
+fn a_change_of_limits_that_is_refused_changes_none_of_them() {
+    let plugin = limited(ResourceLimits::default());
+    let before = plugin.resource_limits();
+    let error = plugin.set_resource_limits(before.clone().max_memory_mb(300).max_file_handles(4000));
+    let error = error.expect_err("more than eight times what it was loaded with");
+    assert!(error.to_string().starts_with("limit max_file_handles is 4000: "), "{error}");
+    assert_eq!(plugin.resource_limits(), before);
+    assert!(!plugin.attempt("alloc", "140").got_it(), "the memory limit is as it was");
+    plugin.set_resource_limits(before.max_memory_mb(300).max_file_handles(40)).expect("within eight times");
+    assert!(plugin.attempt("alloc", "140").got_it(), "and is raised where nothing is refused");
+}

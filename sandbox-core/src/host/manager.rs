@@ -217,8 +217,9 @@ impl PluginSandboxManager {
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
         entries.get(id).cloned().ok_or_else(|| {
             let nearest = entries.keys().map(|known| (distance(id, known.as_str()), known));
-            let nearest =
-                nearest.filter(|(distance, _)| *distance <= 3).min_by_key(|(distance, _)| *distance);
+            let nearest = nearest
+                .filter(|(distance, _)| *distance <= 3 && *distance < id.chars().count())
+                .min_by_key(|(distance, _)| *distance);
             PluginSandboxError::UnknownPlugin {
                 plugin: id.chars().take(80).collect(),
                 nearest: nearest.map(|(_, known)| known.clone()),

@@ -130,7 +130,8 @@ impl PluginSandbox {
     }
 
     /// Changes the limits, of a running plugin too; timeouts from the next operation on. The size of messages is fixed
-    /// when a plugin is loaded.
+    /// when a plugin is loaded; and `None`, on a plugin that was loaded with a limit, stands for eight times that until it
+    /// is loaded again.
     ///
     /// # Errors
     /// [`PluginSandboxError::Limit`] if one is out of its range, or, on a running plugin, more than eight times what it was

@@ -198,11 +198,12 @@ fn start(program: Option<PathBuf>) -> Result<(Zygote, OwnedFd), PluginSandboxErr
         .map_err(|errno| failed("making its socket")(from_rustix(errno)))?;
     // By way of /proc, so that an image which was replaced or removed meanwhile still is this very one.
     let program = program.unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
-    let mut command = Command::new(program);
+    let mut command = Command::new(&program);
     command.arg0("plugin-launcher").arg(Role::Launcher.mark().to_string_lossy().as_ref()).env_clear();
     command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
-    let launcher =
-        command.spawn().map_err(|source| PluginSandboxError::Io { what: "starting the launcher", source })?;
+    let launcher = command
+        .spawn()
+        .map_err(|source| PluginSandboxError::HelperProgram { program: program.clone(), source })?;
     // The launcher's copy of the socket must be the only other one, so that its end is heard.
     drop(command);
     // Held while it waits for the first word, so that nobody can have reaped it: the number is still its own.
