@@ -352,11 +352,18 @@ fn a_host_may_name_another_program_for_its_helpers() {
 
 #[test]
 fn a_program_that_cannot_be_a_helper_is_an_error_and_not_a_wait() {
-    for program in ["/bin/true", "/nowhere/helper", "/etc/passwd"] {
+    // One runs and is none of ours, the others cannot even be started, and are named.
+    for (program, starts) in [("/bin/true", true), ("/nowhere/helper", false), ("/etc/passwd", false)] {
         let manager = PluginSandboxManager::with_helper_program(program);
         manager.register_plugin("hello", PluginPolicy::new()).expect("it is new");
         let error = manager.load_plugin("hello", library("hello")).expect_err("it is no helper");
-        let named = matches!(error, PluginSandboxError::Zygote { .. } | PluginSandboxError::Io { .. });
+        let named = match &error {
+            PluginSandboxError::Zygote { .. } => starts,
+            PluginSandboxError::HelperProgram { program: named, .. } => {
+                !starts && named.to_str() == Some(program)
+            }
+            _ => false,
+        };
         assert!(named, "{program}: {}", explained(&error));
     }
 }
