@@ -196,6 +196,11 @@ pub enum PluginSandboxError {
 }
 
 impl PluginSandboxError {
+    /// A system call of the host's own that failed while it was doing `what`.
+    pub(crate) fn io(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> Self {
+        move |errno| Self::Io { what, source: errno.into() }
+    }
+
     /// What to do about it, where something can be done.
     pub fn help(&self) -> Option<String> {
         Some(match self {

@@ -30,7 +30,6 @@ pub(crate) enum Groups {
 #[derive(Debug)]
 pub(crate) struct Group {
     folder: PathBuf,
-    max_bytes: Option<u64>,
     removed: AtomicBool,
 }
 
@@ -75,9 +74,8 @@ impl Groups {
         };
         let folder = parent.join(new_name());
         fs::create_dir(&folder).map_err(|error| error.to_string())?;
-        let max_bytes = limits.max_memory_mb.map(|mb| (mb << 20) + KERNELS_OWN_BYTES);
-        let mut group = Group { folder, max_bytes: None, removed: AtomicBool::new(false) };
-        group.set_memory(max_bytes).map_err(|error| format!("memory.max: {error}"))?;
+        let group = Group { folder, removed: AtomicBool::new(false) };
+        group.set_memory(limits.max_memory_mb).map_err(|error| format!("memory.max: {error}"))?;
         // Not there on every kernel, or without swap: the limit above is what counts.
         let _ = fs::write(group.folder.join("memory.swap.max"), "0");
         let _ = fs::write(group.folder.join("memory.oom.group"), "1");
@@ -92,15 +90,8 @@ impl Group {
         Ok(rustix::fs::open(&self.folder, flags, Mode::empty())?)
     }
 
-    fn set_memory(&mut self, max_bytes: Option<u64>) -> io::Result<()> {
-        let text = max_bytes.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string());
-        fs::write(self.folder.join("memory.max"), text)?;
-        self.max_bytes = max_bytes;
-        Ok(())
-    }
-
-    /// Changes the limit of a running helper.
-    pub(crate) fn change_memory(&self, max_mb: Option<u64>) -> io::Result<()> {
+    /// Sets the limit, of a running helper too.
+    pub(crate) fn set_memory(&self, max_mb: Option<u64>) -> io::Result<()> {
         let text = max_mb.map_or_else(|| "max".to_owned(), |mb| ((mb << 20) + KERNELS_OWN_BYTES).to_string());
         fs::write(self.folder.join("memory.max"), text)
     }

@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use super::cause::Cause;
-use super::instance::{Instance, lock};
+use super::instance::Instance;
+use super::lock::lock;
 
 /// CPU time, as of the last activation.
 #[derive(Debug, Default, Clone, Copy)]
@@ -33,7 +34,7 @@ impl Instance {
         lock(&self.cpu).limit_sec = cpu_sec;
         lock(&self.ending).memory_limit_mb = memory_mb;
         if let Ok(cgroup) = &self.cgroup
-            && let Err(error) = cgroup.change_memory(memory_mb)
+            && let Err(error) = cgroup.set_memory(memory_mb)
         {
             tracing::warn!(%error, "a running plugin's memory.max stays as it was");
         }

@@ -3,7 +3,7 @@
 //! Runs in the host, on any thread. Owns whose turn it is. When it goes, its helper goes.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::thread::ThreadId;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use super::cause::Cause;
 use super::events::{EventHub, escape};
 use super::instance::{Expect, Instance, Reply};
 use super::lifecycle::{Operation, Outcome, PluginState};
+use super::lock::lock;
 use super::policy::{PluginPolicy, PolicyCell};
 use super::procfs;
 use super::report::EnforcementReport;
@@ -69,10 +70,6 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         *lock(&self.entry.operator) = None;
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Entry {

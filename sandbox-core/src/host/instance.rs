@@ -19,6 +19,7 @@ use super::cgroup::Group;
 use super::cpu::CpuBudget;
 use super::events::escaped_char;
 use super::lifecycle::Operation;
+use super::lock::lock;
 use super::outbox::{Outbox, Written};
 use super::procfs::HostPid;
 use super::runtime::Core;
@@ -126,10 +127,6 @@ pub(crate) struct Parts {
     pub(crate) max_message_bytes: u64,
     pub(crate) memory_limit_mb: Option<u64>,
     pub(crate) cpu_limit_sec: Option<u64>,
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Instance {

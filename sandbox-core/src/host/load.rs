@@ -200,17 +200,12 @@ fn spawn(
     began: Instant,
 ) -> Result<(Arc<Instance>, HelperPlan), PluginSandboxError> {
     let id = runtime.next_helper();
-    let pipe = || {
-        pipe_with(PipeFlags::CLOEXEC)
-            .map_err(|errno| PluginSandboxError::Io { what: "making a helper's pipes", source: errno.into() })
-    };
+    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(PluginSandboxError::io("making a helper's pipes"));
     let ((their_input, input), (output, their_output), (printed, their_printed)) =
         (pipe()?, pipe()?, pipe()?);
     for ours in [&input, &output, &printed] {
-        rustix::fs::fcntl_setfl(ours, OFlags::NONBLOCK).map_err(|errno| PluginSandboxError::Io {
-            what: "making a pipe non-blocking",
-            source: errno.into(),
-        })?;
+        rustix::fs::fcntl_setfl(ours, OFlags::NONBLOCK)
+            .map_err(PluginSandboxError::io("making a pipe non-blocking"))?;
     }
     let cgroup = runtime.core.groups.make(limits);
     let into = cgroup.as_ref().ok().and_then(|group| group.open().ok());
@@ -264,7 +259,7 @@ fn tree(zygote: &Zygote) -> Result<Arc<OwnedFd>, PluginSandboxError> {
         return Ok(Arc::clone(tree));
     }
     let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    root.map(Arc::new).map_err(|errno| PluginSandboxError::Io { what: "opening /", source: errno.into() })
+    root.map(Arc::new).map_err(PluginSandboxError::io("opening /"))
 }
 
 /// Takes the listener, and opens the helper's memory while the kernel still lets the host. Whether both worked.

@@ -15,6 +15,7 @@ mod instance;
 pub(crate) mod library;
 mod lifecycle;
 mod load;
+mod lock;
 mod manager;
 mod outbox;
 mod policy;

@@ -86,18 +86,14 @@ pub(crate) struct Reactor {
     cpus: u32,
 }
 
-fn io_error(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> PluginSandboxError {
-    move |errno| PluginSandboxError::Io { what, source: errno.into() }
-}
-
 impl Reactor {
     pub(crate) fn new() -> Result<Self, PluginSandboxError> {
-        let epoll =
-            epoll::create(CreateFlags::CLOEXEC).map_err(io_error("making an epoll for the reactor"))?;
+        let epoll = epoll::create(CreateFlags::CLOEXEC)
+            .map_err(PluginSandboxError::io("making an epoll for the reactor"))?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(io_error("making an eventfd"))?;
+            .map_err(PluginSandboxError::io("making an eventfd"))?;
         epoll::add(&epoll, &wake, Source::Wake.data(), EventFlags::IN)
-            .map_err(io_error("watching an eventfd"))?;
+            .map_err(PluginSandboxError::io("watching an eventfd"))?;
         let cpus =
             std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
         Ok(Self { epoll, wake, stop: AtomicBool::new(false), watched: Mutex::default(), cpus })
@@ -120,7 +116,7 @@ impl Reactor {
         let mut watched = self.watched();
         for (pipe, source) in [(&output, Source::Output(id)), (&printed, Source::Printed(id))] {
             epoll::add(&self.epoll, pipe, source.data(), EventFlags::IN)
-                .map_err(io_error("watching a helper"))?;
+                .map_err(PluginSandboxError::io("watching a helper"))?;
         }
         watched.insert(
             id,

@@ -4,11 +4,12 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 
 use super::broker::Workers;
 use super::cgroup::Groups;
+use super::lock::lock;
 use super::reactor::Reactor;
 use super::service_pool::ServicePool;
 use super::zygote::Zygote;
@@ -34,10 +35,6 @@ pub(crate) struct Runtime {
 
 /// One runtime for each helper program; nearly always one.
 static RUNTIMES: Mutex<Vec<(Option<PathBuf>, Weak<Runtime>)>> = Mutex::new(Vec::new());
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 impl Runtime {
     /// The runtime whose helpers are `program`, or this program itself.

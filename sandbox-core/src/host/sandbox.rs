@@ -59,7 +59,7 @@ pub fn run(path: impl AsRef<Path>) -> Result<PluginHandle, PluginSandboxError> {
     let path = path.as_ref();
     let library = super::library::SealedLibrary::open(path)?;
     let sandbox = PluginSandbox::new(&load::metadata(&library)?.id, PluginPolicy::new())?;
-    drop(library);
+    // `library` still is there, so that the load may share its copy instead of making another.
     let plugin = sandbox.load_plugin(path)?;
     sandbox.activate_plugin(())?;
     Ok(plugin)

@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering;
 
 use super::app::ServiceRequest;
 use super::events::{EventKind, escape};
-use super::instance::{Incoming, Instance, MOST_LARGEST_MESSAGES, lock};
+use super::instance::{Incoming, Instance, MOST_LARGEST_MESSAGES};
+use super::lock::lock;
 use super::runtime::Core;
 use crate::shared::wire::control::{Bytes, ServiceCallId, ToHelper, WireServiceError};
 

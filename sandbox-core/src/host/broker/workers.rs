@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use super::requests;
 use crate::error::PluginSandboxError;
 use crate::host::cause::Cause;
 use crate::host::instance::Instance;
+use crate::host::lock::lock;
 use crate::shared::sys::{seccomp, signals};
 use crate::shared::wire::zygote::HelperId;
 
@@ -53,22 +54,14 @@ struct Shared {
     busy: Mutex<HashMap<HelperId, Instant>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn io_error(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> PluginSandboxError {
-    move |errno| PluginSandboxError::Io { what, source: errno.into() }
-}
-
 impl Workers {
     pub(crate) fn new() -> Result<Self, PluginSandboxError> {
-        let epoll =
-            epoll::create(CreateFlags::CLOEXEC).map_err(io_error("making an epoll for the broker"))?;
-        let wake = eventfd(0, EventfdFlags::CLOEXEC).map_err(io_error("making an eventfd"))?;
+        let epoll = epoll::create(CreateFlags::CLOEXEC)
+            .map_err(PluginSandboxError::io("making an epoll for the broker"))?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC).map_err(PluginSandboxError::io("making an eventfd"))?;
         // Never read: once it is written, it wakes every worker for good.
         epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN)
-            .map_err(io_error("watching an eventfd"))?;
+            .map_err(PluginSandboxError::io("watching an eventfd"))?;
         let stop = AtomicBool::new(false);
         let shared = Shared { epoll, wake, stop, plugins: Mutex::default(), busy: Mutex::default() };
         Ok(Self { shared: Arc::new(shared), threads: Mutex::default() })
@@ -96,7 +89,7 @@ impl Workers {
         let flags = EventFlags::IN | EventFlags::ONESHOT;
         let data = EventData::new_u64(instance.id.0.into());
         epoll::add(&self.shared.epoll, &brokered.listener, data, flags)
-            .map_err(io_error("watching a listener"))
+            .map_err(PluginSandboxError::io("watching a listener"))
     }
 
     /// Ends the plugins whose request has taken too long, and makes up for the workers that they hold.

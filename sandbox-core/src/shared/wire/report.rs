@@ -72,11 +72,9 @@ macro_rules! calls {
     };
 }
 
-calls! {
-    Clone = "clone3", Setsid = "setsid", Chdir = "chdir", CloseRange = "close_range", Unshare = "unshare",
+calls! { Setsid = "setsid", Chdir = "chdir", Unshare = "unshare",
     UidMap = "write uid_map", GidMap = "write gid_map", Setgroups = "setgroups", Setrlimit = "setrlimit",
-    Setns = "setns", Fsopen = "fsopen", Fsconfig = "fsconfig", Fsmount = "fsmount", MoveMount = "move_mount",
-    PivotRoot = "pivot_root", Umount = "umount2", Chroot = "chroot", BoundingSet = "prctl(PR_CAPBSET_DROP)",
+    Setns = "setns", Fsopen = "fsopen", Fsconfig = "fsconfig", Fsmount = "fsmount", MoveMount = "move_mount", Umount = "umount2", Chroot = "chroot", BoundingSet = "prctl(PR_CAPBSET_DROP)",
     Securebits = "prctl(PR_SET_SECUREBITS)", Ambient = "prctl(PR_CAP_AMBIENT)", Setresgid = "setresgid",
     Setresuid = "setresuid", Capset = "capset", DeathSignal = "prctl(PR_SET_PDEATHSIG)",
     Dumpable = "prctl(PR_SET_DUMPABLE)", NoNewPrivs = "prctl(PR_SET_NO_NEW_PRIVS)", Mdwe = "prctl(PR_SET_MDWE)",
