@@ -35,9 +35,9 @@ pub use entry::become_helper_if_asked;
 pub use error::{PermissionDeniedError, PluginSandboxError};
 pub use host::library::{ExplainedModule, LibraryError};
 pub use host::{
-    App, Cause, Diagnosis, EnforcementReport, EventKind, Fact, Inspection, LayerReport, Operation,
-    PluginHandle, PluginPolicy, PluginSandbox, PluginSandboxManager, PluginState, SandboxEvent,
-    ServiceRequest, doctor, inspect, inspect_with, run,
+    AccessRequest, App, Cause, Diagnosis, EnforcementReport, EventKind, Fact, Inspection, LayerReport,
+    Operation, PluginHandle, PluginPolicy, PluginSandbox, PluginSandboxManager, PluginState, Ruling,
+    SandboxEvent, ServiceRequest, doctor, inspect, inspect_with, run,
 };
 pub use plugin_abi::{ErrorKind, PluginMetadata};
 pub use shared::policy::{

@@ -12,6 +12,7 @@ use rustix::process::{Pid, Rlimit};
 
 use super::app::App;
 use super::cause::Cause;
+use super::decider::DeciderCell;
 use super::events::{EventHub, escape};
 use super::instance::{Expect, Instance, Reply};
 use super::lifecycle::{Operation, Outcome, PluginState};
@@ -78,10 +79,11 @@ impl Entry {
         policy: PluginPolicy,
         program: Option<PathBuf>,
         managers: Option<Arc<EventHub>>,
+        decider: Arc<DeciderCell>,
     ) -> Result<Self, PluginSandboxError> {
         policy.limits.check()?;
         Ok(Self {
-            subject: Arc::new(Subject::new(id, PolicyCell::new(policy), managers)),
+            subject: Arc::new(Subject::new(id, PolicyCell::new(policy), managers, decider)),
             program,
             current: Mutex::default(),
             turn: Mutex::new(()),

@@ -3,20 +3,20 @@
 //! Runs in the host, on any thread. Owns the rule of what a helper may say when: a message that nobody waits for ends it.
 //! A helper is used for one load and never again.
 
-use std::fs::File;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use rustix::process::{PidfdGetfdFlags, Signal};
 
 use super::app::App;
-use super::broker::Served;
+use super::broker::Brokered;
 use super::cause::{self, Cause, Evidence};
 use super::cgroup::Group;
 use super::cpu::CpuBudget;
+use super::decider::Questions;
 use super::events::escaped_char;
 use super::lifecycle::Operation;
 use super::lock::lock;
@@ -95,23 +95,15 @@ pub(crate) struct Instance {
     pub(super) in_service: AtomicBool,
     /// Nanoseconds that the helper's first thread has waited for the broker.
     host_time: AtomicU64,
+    /// How long it has waited for a person's answer, and since when it does now.
+    person: Mutex<(Duration, Option<Instant>)>,
+    questions: Mutex<Questions>,
     pub(super) ending: Mutex<Evidence>,
     finishing: AtomicBool,
     end: Mutex<Option<Cause>>,
     ended: Condvar,
     printed: Mutex<Vec<u8>>,
     pub(super) cpu: Mutex<CpuBudget>,
-}
-
-/// What the broker works with, for one helper.
-#[derive(Debug)]
-pub(crate) struct Brokered {
-    pub(crate) listener: OwnedFd,
-    /// The helper's memory, opened while the host might: it stays this process's, whatever its number becomes.
-    pub(crate) memory: File,
-    pub(crate) served: Served,
-    /// Where files are looked for.
-    pub(crate) tree: Arc<OwnedFd>,
 }
 
 /// What an instance is made of.
@@ -152,6 +144,8 @@ impl Instance {
             backlog: Mutex::default(),
             in_service: AtomicBool::new(false),
             host_time: AtomicU64::new(0),
+            person: Mutex::default(),
+            questions: Mutex::default(),
             ending: Mutex::new(ending),
             finishing: AtomicBool::new(false),
             end: Mutex::new(None),
@@ -230,7 +224,7 @@ impl Instance {
             return Err(cause);
         }
         let started = Instant::now();
-        let broker_before = self.host_time.load(Ordering::Relaxed);
+        let (broker_before, person_before) = (self.host_time.load(Ordering::Relaxed), self.person_time());
         if let Some(order) = order {
             self.send(order);
         }
@@ -238,7 +232,9 @@ impl Instance {
         loop {
             let in_broker =
                 Duration::from_nanos(self.host_time.load(Ordering::Relaxed).wrapping_sub(broker_before));
-            let spent = started.elapsed().saturating_sub(in_services).saturating_sub(in_broker.min(timeout));
+            let for_person = self.person_time().saturating_sub(person_before);
+            let waited = in_services + in_broker.min(timeout) + for_person;
+            let spent = started.elapsed().saturating_sub(waited);
             let left = timeout.saturating_sub(spent);
             match incoming.recv_timeout(left) {
                 Ok(Incoming::Reply(reply)) => return Ok(reply),
@@ -259,7 +255,7 @@ impl Instance {
                     self.kill(Some(Cause::Deadline { operation, timeout }));
                     break;
                 }
-                // The time was not up, once the waits for the broker are taken off.
+                // The time was not up, once the waits for the broker and for a person are taken off.
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
@@ -297,6 +293,34 @@ impl Instance {
             let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
             self.host_time.fetch_add(nanos, Ordering::Relaxed);
         }
+    }
+
+    /// What it has caused somebody to be asked.
+    pub(crate) fn questions(&self) -> MutexGuard<'_, Questions> {
+        lock(&self.questions)
+    }
+
+    /// From now until the value is dropped the thread `tid` waits for a person. Bounded by the questions' own bounds.
+    pub(crate) fn waits_for_a_person(&self, tid: i32) -> impl Drop + '_ {
+        struct Waits<'a>(Option<&'a Instance>);
+        impl Drop for Waits<'_> {
+            fn drop(&mut self) {
+                let Some(instance) = self.0 else { return };
+                let mut person = lock(&instance.person);
+                let since = person.1.take();
+                person.0 += since.map(|since| since.elapsed()).unwrap_or_default();
+            }
+        }
+        let concerned = tid == self.pid.0;
+        if concerned {
+            lock(&self.person).1 = Some(Instant::now());
+        }
+        Waits(concerned.then_some(self))
+    }
+
+    fn person_time(&self) -> Duration {
+        let person = lock(&self.person);
+        person.0 + person.1.map(|since| since.elapsed()).unwrap_or_default()
     }
 
     /// Keeps the last of what the plugin prints.

@@ -3,7 +3,6 @@
 //! Runs in the host, on the thread that asked. Owns that nothing is loaded before every required layer stands.
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -14,18 +13,18 @@ use plugin_abi::{ErrorKind, PluginMetadata};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::broker::Served;
+use super::broker::{Brokered, Served};
 use super::cause::Cause;
 use super::entry::{Entry, Loaded, left_of};
 use super::events::escape;
-use super::instance::{Brokered, Expect, Instance, Parts, Reply};
+use super::instance::{Expect, Instance, Parts, Reply};
 use super::library::{Limits, SealedLibrary, SystemFolders, closure, extra_modules};
 use super::lifecycle::{Operation, PluginState};
 use super::procfs::HostPid;
 use super::report::EnforcementReport;
 use super::runtime::Runtime;
 use super::verify::{self, Seen};
-use super::zygote::{Spawned, Zygote};
+use super::zygote::{Spawned, Trees, Zygote};
 use crate::error::PluginSandboxError;
 use crate::shared::plan::namespaces::UserPlan;
 use crate::shared::plan::{HelperPlan, caps, namespaces, rlimits};
@@ -162,7 +161,7 @@ pub(crate) fn confine(
             format!("the helper program speaks version {}, this host {WIRE_VERSION}", report.wire_version);
         return Err(ended(entry.subject().id(), Cause::Protocol { what }));
     }
-    let has_listener = take_broker(entry, &instance, &report, served, tree(zygote)?);
+    let has_listener = take_broker(entry, &instance, &report, served, zygote)?;
     let seen = Seen {
         plugin: entry.subject().id(),
         layers: &entry.subject().policy().layers,
@@ -253,13 +252,16 @@ fn spawn(
     Ok((instance, plan))
 }
 
-/// Where the broker looks for files.
-fn tree(zygote: &Zygote) -> Result<Arc<OwnedFd>, PluginSandboxError> {
-    if let Some(tree) = &zygote.file_tree {
-        return Ok(Arc::clone(tree));
+/// Where the broker looks for files: the tree itself where the zygote could make no copies of it.
+fn trees(zygote: &Zygote) -> Result<Arc<Trees>, PluginSandboxError> {
+    if let Some(trees) = &zygote.trees {
+        return Ok(Arc::clone(trees));
     }
-    let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    root.map(Arc::new).map_err(PluginSandboxError::io("opening /"))
+    let root = || {
+        rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(PluginSandboxError::io("opening /"))
+    };
+    Ok(Arc::new(Trees { read: root()?, write: root()?, source: None }))
 }
 
 /// Takes the listener, and opens the helper's memory while the kernel still lets the host. Whether both worked.
@@ -268,23 +270,24 @@ fn take_broker(
     instance: &Instance,
     report: &HelperReport,
     served: Served,
-    tree: Arc<OwnedFd>,
-) -> bool {
+    zygote: &Arc<Zygote>,
+) -> Result<bool, PluginSandboxError> {
     if report.listener < 0 {
-        return false;
+        return Ok(false);
     }
+    let (trees, zygote) = (trees(zygote)?, Arc::clone(zygote));
     let listener = instance.descriptor(report.listener);
     let memory: std::io::Result<File> =
         OpenOptions::new().read(true).write(true).open(format!("/proc/{}/mem", instance.pid.0));
     match (listener, memory) {
         (Ok(listener), Ok(memory)) => {
-            instance.set_brokered(Brokered { listener, memory, served, tree });
-            true
+            instance.set_brokered(Brokered { listener, memory, served, trees, zygote });
+            Ok(true)
         }
         (listener, memory) => {
             let (listener, memory) = (listener.err(), memory.err());
             tracing::warn!(plugin = %entry.subject().id(), ?listener, ?memory, "the broker cannot be had");
-            false
+            Ok(false)
         }
     }
 }

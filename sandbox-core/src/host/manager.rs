@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
 use super::app::App;
+use super::decider::{AccessRequest, Decider, DeciderCell, Ruling};
 use super::entry::Entry;
 use super::events::{EventHub, SandboxEvent};
 use super::policy::PluginPolicy;
@@ -31,6 +33,7 @@ use crate::shared::policy::{PluginId, PluginPermission, ResourceLimits};
 pub struct PluginSandboxManager {
     entries: RwLock<HashMap<PluginId, Arc<Entry>>>,
     hub: Arc<EventHub>,
+    decider: Arc<DeciderCell>,
     program: Option<PathBuf>,
 }
 
@@ -57,7 +60,8 @@ impl PluginSandboxManager {
         if entries.contains_key(&id) {
             return Err(PluginSandboxError::AlreadyRegistered { plugin: id });
         }
-        let entry = Entry::new(id.clone(), policy, self.program.clone(), Some(Arc::clone(&self.hub)))?;
+        let (program, hub) = (self.program.clone(), Arc::clone(&self.hub));
+        let entry = Entry::new(id.clone(), policy, program, Some(hub), Arc::clone(&self.decider))?;
         entries.insert(id, Arc::new(entry));
         Ok(())
     }
@@ -133,6 +137,34 @@ impl PluginSandboxManager {
     /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin), and as there.
     pub fn unload_plugin(&self, id: &str) -> Result<(), PluginSandboxError> {
         self.entry(id)?.unload()
+    }
+
+    /// From now on `decide` is asked about every access of any plugin that no permission opens and none denies; an answer
+    /// that does not come within `timeout` is [`Ruling::Deny`].
+    ///
+    /// It runs on a thread of its own, and may take as long as a person needs: only the plugin that asks waits, and the
+    /// deadline of a call into it does not run meanwhile. Each plugin has one question at a time, and at most 30 a minute;
+    /// what is beyond is denied. What was denied once is not asked again while that helper lives.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use sandbox_core::{PluginSandboxManager, Ruling};
+    /// let manager = PluginSandboxManager::new();
+    /// manager.set_decider(Duration::from_secs(30), |request| {
+    ///     if request.permission.name() == "file-read" { Ruling::AllowOnce } else { Ruling::Deny }
+    /// });
+    /// ```
+    pub fn set_decider(
+        &self,
+        timeout: Duration,
+        decide: impl Fn(&AccessRequest) -> Ruling + Send + Sync + 'static,
+    ) {
+        self.decider.set(Some(Decider { decide: Arc::new(decide), timeout }));
+    }
+
+    /// From now on nobody is asked: what is not granted is refused.
+    pub fn remove_decider(&self) {
+        self.decider.set(None);
     }
 
     /// What is granted to the plugin `id`.

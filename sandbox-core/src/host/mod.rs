@@ -7,6 +7,7 @@ mod broker;
 mod cause;
 mod cgroup;
 mod cpu;
+mod decider;
 mod doctor;
 mod entry;
 mod events;
@@ -32,6 +33,7 @@ mod zygote;
 
 pub use app::{App, ServiceRequest};
 pub use cause::Cause;
+pub use decider::{AccessRequest, Ruling};
 pub use doctor::{Diagnosis, Fact, doctor};
 pub use events::{EventKind, SandboxEvent};
 pub use inspect::{Inspection, inspect, inspect_with};

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use plugin_abi::PluginMetadata;
 
 use super::app::App;
+use super::decider::{AccessRequest, Decider, Ruling};
 use super::entry::Entry;
 use super::events::SandboxEvent;
 use super::lifecycle::PluginState;
@@ -71,7 +73,7 @@ impl PluginSandbox {
     /// # Errors
     /// [`PluginSandboxError::PluginId`] if it cannot be an id, [`PluginSandboxError::Limit`] if a limit is out of range.
     pub fn new(plugin_id: &str, policy: PluginPolicy) -> Result<Self, PluginSandboxError> {
-        let entry = Entry::new(PluginId::new(plugin_id)?, policy, None, None)?;
+        let entry = Entry::new(PluginId::new(plugin_id)?, policy, None, None, Arc::default())?;
         Ok(Self { entry: Arc::new(entry) })
     }
 
@@ -82,6 +84,16 @@ impl PluginSandbox {
     /// The plugin's id.
     pub fn plugin_id(&self) -> &PluginId {
         self.entry.subject().id()
+    }
+
+    /// [`PluginSandboxManager::set_decider`](crate::PluginSandboxManager::set_decider), for this plugin; of a manager's
+    /// plugin it is the manager's decider that changes.
+    pub fn set_decider(
+        &self,
+        timeout: Duration,
+        decide: impl Fn(&AccessRequest) -> Ruling + Send + Sync + 'static,
+    ) {
+        self.entry.subject().set_decider(Some(Decider { decide: Arc::new(decide), timeout }));
     }
 
     /// Where the plugin stands at this moment.

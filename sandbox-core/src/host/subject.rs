@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use super::cause::Cause;
+use super::decider::{Decider, DeciderCell};
 use super::events::{EventHub, EventKind, SandboxEvent};
 use super::lifecycle::{self, Operation, Outcome, PluginState};
 use super::policy::PolicyCell;
@@ -21,6 +22,7 @@ pub(crate) struct Subject {
     standing: Mutex<Standing>,
     hub: EventHub,
     managers: Option<Arc<EventHub>>,
+    decider: Arc<DeciderCell>,
 }
 
 struct Standing {
@@ -30,9 +32,14 @@ struct Standing {
 }
 
 impl Subject {
-    pub(crate) fn new(id: PluginId, policy: PolicyCell, managers: Option<Arc<EventHub>>) -> Self {
+    pub(crate) fn new(
+        id: PluginId,
+        policy: PolicyCell,
+        managers: Option<Arc<EventHub>>,
+        decider: Arc<DeciderCell>,
+    ) -> Self {
         let standing = Mutex::new(Standing { state: PluginState::Registered, helper: None });
-        Self { id, policy, standing, hub: EventHub::default(), managers }
+        Self { id, policy, standing, hub: EventHub::default(), managers, decider }
     }
 
     pub(crate) fn id(&self) -> &PluginId {
@@ -54,6 +61,19 @@ impl Subject {
     /// Whether the permission of this name is held, at any scope.
     pub(crate) fn holds_named(&self, name: &str) -> bool {
         self.policy.read(|grants| grants.holds_named(name))
+    }
+
+    /// Whoever is asked about what nobody has decided about.
+    pub(crate) fn decider(&self) -> Option<Decider> {
+        self.decider.get()
+    }
+
+    pub(crate) fn has_decider(&self) -> bool {
+        self.decider.is_some()
+    }
+
+    pub(crate) fn set_decider(&self, decider: Option<Decider>) {
+        self.decider.set(decider);
     }
 
     /// Whether anybody listens.

@@ -119,7 +119,7 @@ fn find(layer: Layer, seen: &Seen<'_>, status: &Status) -> Finding {
             }
         }
         Layer::Seccomp => seccomp(seen, status),
-        Layer::NoExecFiles => match &seen.zygote.file_tree {
+        Layer::NoExecFiles => match &seen.zygote.trees {
             Some(_) => Finding::stands("files are opened through a detached noexec tree"),
             None => {
                 Finding::lacks(false, "files are opened in the host's own tree", why(seen, &[Step::Spawn]))

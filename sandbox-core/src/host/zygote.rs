@@ -5,7 +5,7 @@
 //! Never forks: the launcher is started by the standard library.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -25,10 +25,13 @@ use crate::shared::wire::WIRE_VERSION;
 use crate::shared::wire::packets;
 use crate::shared::wire::report::Failure;
 use crate::shared::wire::role::Role;
-use crate::shared::wire::zygote::{FromZygote, HelperId, Launch, ToZygote};
+use crate::shared::wire::zygote::{FromZygote, HelperId, Launch, Task, TaskId, ToZygote};
 
 /// How long the zygote may take to be ready.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long it may take to do what it is asked.
+const TASK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A running zygote.
 #[derive(Debug)]
@@ -37,10 +40,20 @@ pub(crate) struct Zygote {
     pub(crate) launch: Launch,
     pub(crate) failures: Vec<Failure>,
     pub(crate) shared_root: bool,
-    /// The host's file tree, read-only and noexec, detached.
-    pub(crate) file_tree: Option<Arc<OwnedFd>>,
+    pub(crate) trees: Option<Arc<Trees>>,
     pub(crate) host_is_root: bool,
     book: Mutex<Book>,
+}
+
+/// The host's file tree, as the zygote has copied it.
+#[derive(Debug)]
+pub(crate) struct Trees {
+    /// Read-only and `noexec`, detached.
+    pub(crate) read: OwnedFd,
+    /// The same, but writable.
+    pub(crate) write: OwnedFd,
+    /// The zygote's own root: what is found through it, the zygote can copy. `None` where there is no such zygote.
+    pub(crate) source: Option<OwnedFd>,
 }
 
 /// A helper that has been cloned.
@@ -55,6 +68,8 @@ pub(crate) struct Spawned {
 struct Book {
     lost: bool,
     spawning: HashMap<HelperId, Sender<Result<Spawned, Errno>>>,
+    next_task: u32,
+    tasks: HashMap<TaskId, Sender<Result<Option<OwnedFd>, Errno>>>,
     living: HashMap<HelperId, Weak<Instance>>,
     /// Ends that came before their instance was entered.
     early: HashMap<HelperId, (i32, u64)>,
@@ -123,6 +138,27 @@ impl Zygote {
         spawned.map_err(|_| late)?.map_err(failed("cloning a helper"))
     }
 
+    /// Has the zygote do something, and waits for it: a zygote that takes longer than [`TASK_TIMEOUT`] counts as one that
+    /// cannot.
+    pub(crate) fn perform(&self, task: Task, given: &[BorrowedFd<'_>]) -> Result<Option<OwnedFd>, Errno> {
+        let (done, performed) = bounded(1);
+        let id = {
+            let mut book = self.book();
+            if book.lost {
+                return Err(Errno::EPIPE);
+            }
+            book.next_task = book.next_task.wrapping_add(1);
+            let id = TaskId(book.next_task);
+            book.tasks.insert(id, done);
+            id
+        };
+        let sent = packets::send(self.socket.as_fd(), &ToZygote::Do { id, task }, given);
+        let performed =
+            sent.and_then(|()| performed.recv_timeout(TASK_TIMEOUT).unwrap_or(Err(Errno::ETIMEDOUT)));
+        self.book().tasks.remove(&id);
+        performed
+    }
+
     /// From now on the end of the helper `id` is `instance`'s.
     pub(crate) fn enter(&self, id: HelperId, instance: &Arc<Instance>) {
         let mut book = self.book();
@@ -166,6 +202,12 @@ impl Zygote {
                         let _ = waiting.send(Err(Errno::from_raw(errno)));
                     }
                 }
+                FromZygote::Done { id, errno } => {
+                    if let Some(waiting) = self.book().tasks.remove(&id) {
+                        let made = errno.map_or(Ok(descriptors.pop()), |errno| Err(Errno::from_raw(errno)));
+                        let _ = waiting.send(made);
+                    }
+                }
                 FromZygote::Exited { id, status, max_rss_kib } => {
                     let mut book = self.book();
                     match book.living.remove(&id) {
@@ -185,6 +227,7 @@ impl Zygote {
         book.lost = true;
         let living: Vec<_> = book.living.drain().filter_map(|(_, instance)| instance.upgrade()).collect();
         book.spawning.clear();
+        book.tasks.clear();
         book.early.clear();
         drop(book);
         living.iter().for_each(|instance| instance.zygote_lost());
@@ -222,15 +265,18 @@ fn start(program: Option<PathBuf>) -> Result<(Zygote, OwnedFd), PluginSandboxErr
     };
     let pidfd = pidfd.ok_or_else(|| failed("the launcher sent no pidfd")(Errno::EPROTO))?;
     packets::send(ours.as_fd(), &hello, &[]).map_err(failed("greeting it"))?;
-    let (ready, mut descriptors) = receive(&ours, "it ended before it was ready")?;
-    let FromZygote::Ready { failures, shared_root, file_tree } = ready else {
+    let (ready, descriptors) = receive(&ours, "it ended before it was ready")?;
+    let FromZygote::Ready { failures, shared_root, trees } = ready else {
         return Err(failed("it said something else")(Errno::EPROTO));
     };
-    let file_tree = if file_tree { descriptors.pop().map(Arc::new) } else { None };
+    let trees = match <[OwnedFd; 3]>::try_from(descriptors) {
+        Ok([read, write, source]) if trees => Some(Arc::new(Trees { read, write, source: Some(source) })),
+        _ => None,
+    };
     let host_is_root = rustix::process::geteuid().is_root();
     let book = Mutex::default();
     tracing::debug!(?launch, shared_root, "the zygote is ready, pidfd {}", pidfd.as_raw_fd());
-    Ok((Zygote { socket: ours, launch, failures, shared_root, file_tree, host_is_root, book }, pidfd))
+    Ok((Zygote { socket: ours, launch, failures, shared_root, trees, host_is_root, book }, pidfd))
 }
 
 fn receive(socket: &OwnedFd, what: &'static str) -> Result<(FromZygote, Vec<OwnedFd>), PluginSandboxError> {

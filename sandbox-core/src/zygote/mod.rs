@@ -7,3 +7,4 @@ pub(crate) mod launch;
 mod reap;
 mod roots;
 pub(crate) mod serve;
+mod tasks;

@@ -10,17 +10,32 @@ use rustix::mount::OpenTreeFlags;
 
 use crate::shared::empty_root;
 use crate::shared::notes::Notes;
-use crate::shared::sys::mount_attr;
+use crate::shared::sys::mount_attr::{self, Access};
 use crate::shared::wire::report::{Call, Step};
 
-/// A detached copy of the host's file tree, read-only and `noexec`: what is opened through it can be read, and never
-/// mapped as code.
-pub(crate) fn file_tree(notes: &mut Notes) -> Option<OwnedFd> {
+/// The host's file tree, as the host gets it.
+pub(crate) struct Trees {
+    /// A detached copy, read-only and `noexec`: what is opened through it can be read, and never mapped as code.
+    pub(crate) read: OwnedFd,
+    /// The same, but what is opened through it can be written.
+    pub(crate) write: OwnedFd,
+    /// The root of this mount namespace: parts of it, and of nothing else, can be copied later.
+    pub(crate) source: OwnedFd,
+}
+
+/// Makes them.
+pub(crate) fn file_trees(notes: &mut Notes) -> Option<Trees> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    let tree = notes.tried(Step::Spawn, Call::OpenTree, rustix::mount::open_tree(CWD, "/", flags))?;
-    notes.tried(Step::Spawn, Call::MountSetattr, mount_attr::seal_tree(tree.as_fd()))?;
-    Some(tree)
+    let mut copy = |access| {
+        let tree = notes.tried(Step::Spawn, Call::OpenTree, rustix::mount::open_tree(CWD, "/", flags))?;
+        let sealed = mount_attr::seal_tree(tree.as_fd(), access);
+        notes.tried(Step::Spawn, Call::MountSetattr, sealed)?;
+        Some(tree)
+    };
+    let (read, write) = (copy(Access::Read)?, copy(Access::Write)?);
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    Some(Trees { read, write, source: root.ok()? })
 }
 
 /// A mount namespace with nothing in it but an empty, read-only root, as a descriptor for setns(2).

@@ -14,13 +14,13 @@ use rustix::mount::{MountPropagationFlags, mount_change};
 
 use super::clone::{Ends, Mold};
 use super::launch::WITH_NAMESPACES;
-use super::{clone, reap, roots};
+use super::{clone, reap, roots, tasks};
 use crate::shared::notes::Notes;
 use crate::shared::sys::{inherited, signals};
 use crate::shared::wire::WIRE_VERSION;
 use crate::shared::wire::packets;
 use crate::shared::wire::report::{Call, Step};
-use crate::shared::wire::zygote::{FromZygote, ToZygote};
+use crate::shared::wire::zygote::{FromZygote, HelperId, ToZygote};
 
 /// What a helper keeps of the bounding set until it drops it itself; the rest is cut here, once for all helpers.
 const STILL_NEEDED: [caps::Capability; 5] = [
@@ -61,7 +61,7 @@ fn prepare(socket: BorrowedFd<'_>) -> Result<(Mold, SignalFd), Errno> {
     std::mem::forget(held);
 
     let mut notes = Notes::default();
-    let (mut tree, mut empty_namespace) = (None, None);
+    let (mut trees, mut empty_namespace) = (None, None);
     let namespaces = std::env::args_os()
         .nth(2)
         .is_some_and(|detail| detail.as_encoded_bytes() == WITH_NAMESPACES.to_bytes());
@@ -70,7 +70,7 @@ fn prepare(socket: BorrowedFd<'_>) -> Result<(Mold, SignalFd), Errno> {
         notes.tried(Step::Spawn, Call::Sethostname, nix::unistd::sethostname("localhost"));
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         notes.tried(Step::Spawn, Call::MountPrivate, mount_change("/", private));
-        tree = roots::file_tree(&mut notes);
+        trees = roots::file_trees(&mut notes);
         empty_namespace = roots::empty_namespace(&mut notes);
     }
     cut_bounding_set();
@@ -82,10 +82,11 @@ fn prepare(socket: BorrowedFd<'_>) -> Result<(Mold, SignalFd), Errno> {
     let ready = FromZygote::Ready {
         failures: notes.into_failures(),
         shared_root: empty_namespace.is_some(),
-        file_tree: tree.is_some(),
+        trees: trees.is_some(),
     };
-    let tree: Vec<BorrowedFd<'_>> = tree.iter().map(AsFd::as_fd).collect();
-    packets::send(socket, &ready, &tree)?;
+    let trees = trees.map_or_else(Vec::new, |trees| vec![trees.read, trees.write, trees.source]);
+    let trees: Vec<BorrowedFd<'_>> = trees.iter().map(AsFd::as_fd).collect();
+    packets::send(socket, &ready, &trees)?;
     Ok((Mold { image, empty_namespace, stack: vec![0; 64 << 10] }, children))
 }
 
@@ -116,28 +117,47 @@ fn serve(socket: BorrowedFd<'_>, mold: &mut Mold, children: &SignalFd) {
         if !asked {
             continue;
         }
-        let Ok(Some((ToZygote::Spawn { id, into_cgroup }, mut ends))) = packets::receive::<ToZygote>(socket)
-        else {
-            return;
-        };
-        let cgroup = if into_cgroup { ends.pop() } else { None };
-        let Ok([input, output, printed]) = <[OwnedFd; 3]>::try_from(ends) else { return };
-        let ends = Ends { input, output, printed };
-        let (mut cloned, mut cgroup_errno) = (clone::helper(mold, &ends, cgroup.as_ref()), None);
-        if let (Err(errno), Some(_)) = (&cloned, cgroup) {
-            // It may be this zygote that may not: the host is told, and decides whether it goes on without.
-            cgroup_errno = Some(*errno as i32);
-            cloned = clone::helper(mold, &ends, None);
-        }
-        let sent = match cloned {
-            Ok((pid, pidfd)) => {
-                living.insert(pid, id);
-                packets::send(socket, &FromZygote::Spawned { id, cgroup_errno }, &[pidfd.as_fd()])
+        let Ok(Some((order, given))) = packets::receive::<ToZygote>(socket) else { return };
+        let sent = match order {
+            ToZygote::Spawn { id, into_cgroup } => spawn(socket, mold, &mut living, id, into_cgroup, given),
+            ToZygote::Do { id, task } => {
+                let (made, errno) = match tasks::perform(&task, &given) {
+                    Ok(made) => (made, None),
+                    Err(errno) => (None, Some(errno as i32)),
+                };
+                let made: Vec<BorrowedFd<'_>> = made.iter().map(AsFd::as_fd).collect();
+                packets::send(socket, &FromZygote::Done { id, errno }, &made)
             }
-            Err(errno) => packets::send(socket, &FromZygote::SpawnFailed { id, errno: errno as i32 }, &[]),
+            ToZygote::Hello { .. } => return,
         };
         if sent.is_err() {
             return;
         }
+    }
+}
+
+fn spawn(
+    socket: BorrowedFd<'_>,
+    mold: &mut Mold,
+    living: &mut reap::Living,
+    id: HelperId,
+    into_cgroup: bool,
+    mut ends: Vec<OwnedFd>,
+) -> Result<(), Errno> {
+    let cgroup = if into_cgroup { ends.pop() } else { None };
+    let [input, output, printed] = <[OwnedFd; 3]>::try_from(ends).map_err(|_| Errno::EBADF)?;
+    let ends = Ends { input, output, printed };
+    let (mut cloned, mut cgroup_errno) = (clone::helper(mold, &ends, cgroup.as_ref()), None);
+    if let (Err(errno), Some(_)) = (&cloned, cgroup) {
+        // It may be this zygote that may not: the host is told, and decides whether it goes on without.
+        cgroup_errno = Some(*errno as i32);
+        cloned = clone::helper(mold, &ends, None);
+    }
+    match cloned {
+        Ok((pid, pidfd)) => {
+            living.insert(pid, id);
+            packets::send(socket, &FromZygote::Spawned { id, cgroup_errno }, &[pidfd.as_fd()])
+        }
+        Err(errno) => packets::send(socket, &FromZygote::SpawnFailed { id, errno: errno as i32 }, &[]),
     }
 }

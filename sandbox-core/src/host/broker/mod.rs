@@ -6,9 +6,31 @@
 mod base;
 mod files;
 mod loader;
+mod machine;
 mod memory;
+mod prompts;
+mod refused;
 mod requests;
 mod workers;
 
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
 pub(crate) use loader::Served;
 pub(crate) use workers::Workers;
+
+use super::zygote::{Trees, Zygote};
+
+/// What the broker works with, for one helper.
+#[derive(Debug)]
+pub(crate) struct Brokered {
+    pub(crate) listener: OwnedFd,
+    /// The helper's memory, opened while the host might: it stays this process's, whatever its number becomes.
+    pub(crate) memory: File,
+    pub(crate) served: Served,
+    /// Where files are looked for.
+    pub(crate) trees: Arc<Trees>,
+    /// Makes what only it may make.
+    pub(crate) zygote: Arc<Zygote>,
+}

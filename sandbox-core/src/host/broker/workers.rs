@@ -15,7 +15,9 @@ use nix::errno::Errno;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::requests;
+use super::Brokered;
+use super::prompts::{Pending, Prompts};
+use super::requests::{self, Request, Served};
 use crate::error::PluginSandboxError;
 use crate::host::cause::Cause;
 use crate::host::instance::Instance;
@@ -46,12 +48,14 @@ pub(crate) struct Workers {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-struct Shared {
+/// What the workers share.
+pub(super) struct Shared {
     epoll: OwnedFd,
     wake: OwnedFd,
     stop: AtomicBool,
     plugins: Mutex<HashMap<HelperId, Weak<Instance>>>,
     busy: Mutex<HashMap<HelperId, Instant>>,
+    prompts: Prompts,
 }
 
 impl Workers {
@@ -63,7 +67,14 @@ impl Workers {
         epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN)
             .map_err(PluginSandboxError::io("watching an eventfd"))?;
         let stop = AtomicBool::new(false);
-        let shared = Shared { epoll, wake, stop, plugins: Mutex::default(), busy: Mutex::default() };
+        let shared = Shared {
+            epoll,
+            wake,
+            stop,
+            plugins: Mutex::default(),
+            busy: Mutex::default(),
+            prompts: Prompts::default(),
+        };
         Ok(Self { shared: Arc::new(shared), threads: Mutex::default() })
     }
 
@@ -133,7 +144,7 @@ impl Shared {
         lock(&self.plugins).get(&id)?.upgrade()
     }
 
-    fn work(&self) {
+    fn work(self: &Arc<Self>) {
         signals::block_all();
         let mut events = [MaybeUninit::<Event>::uninit(); 1];
         while !self.stop.load(Ordering::Acquire) {
@@ -153,7 +164,7 @@ impl Shared {
         }
     }
 
-    fn take_turn(&self, instance: &Arc<Instance>) {
+    fn take_turn(self: &Arc<Self>, instance: &Arc<Instance>) {
         let Some(brokered) = instance.brokered() else { return };
         let listener = &brokered.listener;
         for _ in 0..TURN {
@@ -161,9 +172,15 @@ impl Shared {
                 Ok(notification) => {
                     let began = Instant::now();
                     lock(&self.busy).insert(instance.id, began);
-                    requests::serve(instance, &brokered, &notification);
+                    let request =
+                        Request { instance, brokered: &brokered, notification: &notification, rulings: &[] };
+                    let served = requests::serve(&request);
                     lock(&self.busy).remove(&instance.id);
                     instance.add_host_time(notification.tid, began.elapsed());
+                    if let Served::Undecided(wish) = served {
+                        let (instance, brokered) = (Arc::clone(instance), Arc::clone(&brokered));
+                        return self.prompts.ask(Pending { instance, brokered, notification, wish }, self);
+                    }
                 }
                 // Its caller is gone; the next may be there.
                 Err(Errno::ENOENT | Errno::EINTR) => {}
@@ -173,8 +190,14 @@ impl Shared {
                 break;
             }
         }
+        self.rearm(instance, &brokered);
+    }
+
+    /// Lets the plugin have its next request served.
+    pub(super) fn rearm(&self, instance: &Instance, brokered: &Brokered) {
         let flags = EventFlags::IN | EventFlags::ONESHOT;
-        let _ = epoll::modify(&self.epoll, listener, EventData::new_u64(instance.id.0.into()), flags);
+        let data = EventData::new_u64(instance.id.0.into());
+        let _ = epoll::modify(&self.epoll, &brokered.listener, data, flags);
     }
 }
 

@@ -4,13 +4,18 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 
-/// Makes every mount of the detached tree read-only, `nosuid`, `nodev` and `noexec`.
-pub(crate) fn seal_tree(tree: BorrowedFd<'_>) -> Result<(), Errno> {
+/// What a tree is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+/// Makes every mount of the detached tree `nosuid`, `nodev` and `noexec`, and read-only if it is to be read.
+pub(crate) fn seal_tree(tree: BorrowedFd<'_>, access: Access) -> Result<(), Errno> {
+    let read_only = if access == Access::Read { libc::MOUNT_ATTR_RDONLY } else { 0 };
     let attr = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY
-            | libc::MOUNT_ATTR_NOSUID
-            | libc::MOUNT_ATTR_NODEV
-            | libc::MOUNT_ATTR_NOEXEC,
+        attr_set: read_only | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC,
         attr_clr: 0,
         propagation: libc::MS_PRIVATE,
         userns_fd: 0,

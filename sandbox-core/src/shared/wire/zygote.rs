@@ -20,6 +20,20 @@ pub(crate) enum ToZygote {
     /// Clone a helper. Comes with three descriptors, its input, its output, and what it prints; and, as a fourth, the cgroup
     /// to clone it into.
     Spawn { id: HelperId, into_cgroup: bool },
+    /// Do what needs the zygote's rights.
+    Do { id: TaskId, task: Task },
+}
+
+/// Names a task for as long as its zygote lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct TaskId(pub(crate) u32);
+
+/// What only the zygote may do: file trees are its mount namespace's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Task {
+    /// Comes with a folder of the zygote's own tree; goes back with a detached, read-only copy of it alone, from which no
+    /// path leads out.
+    CopyFolder,
 }
 
 /// What launcher and zygote say to the host.
@@ -27,11 +41,17 @@ pub(crate) enum ToZygote {
 pub(crate) enum FromZygote {
     /// The launcher has made the zygote. Comes with the zygote's pidfd.
     Launched(Launch),
-    /// The zygote is ready. Comes with a descriptor of the host's file tree as it may be handed out, if it could be had.
+    /// The zygote is ready. Comes with three descriptors if `trees`: the host's file tree to read from, the same to write
+    /// to, and the zygote's own root.
     Ready {
         failures: Vec<Failure>,
         shared_root: bool,
-        file_tree: bool,
+        trees: bool,
+    },
+    /// A task is done, or failed. Comes with what it made, if it made a descriptor.
+    Done {
+        id: TaskId,
+        errno: Option<i32>,
     },
     /// A helper was cloned. Comes with its pidfd. `cgroup_errno`: why it is not in its cgroup.
     Spawned {

@@ -11,8 +11,9 @@ use std::path::{Component, Path, PathBuf};
 use nix::errno::Errno;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, fstatfs, openat2};
 
-use super::base;
-use crate::shared::policy::{Grants, Scope, Verdict};
+use super::super::base;
+use super::super::requests::Refused;
+use crate::shared::policy::{Grants, PERMISSION_FILE_READ, PluginPermission, Scope, Verdict};
 
 /// File systems whose files are the kernel's: what is read there is not a file's bytes. linux/magic.h
 const KERNELS_OWN: [i64; 22] = [
@@ -49,6 +50,8 @@ const TRIES: usize = 64;
 /// Where the broker looks: the detached, noexec copy of the host's tree, or the tree itself where there is none.
 pub(crate) struct Tree<'a> {
     root: BorrowedFd<'a>,
+    /// Whether somebody wants to be asked about what is not granted: it has to be found then.
+    asks: bool,
 }
 
 /// An object that was found and judged.
@@ -59,27 +62,13 @@ pub(crate) struct Judged {
     pub(crate) rule: String,
 }
 
-/// An object that was not to be had.
-#[derive(Debug)]
-pub(crate) struct Refused {
-    pub(crate) errno: Errno,
-    pub(crate) resolved: Option<PathBuf>,
-    pub(crate) rule: String,
-}
-
-impl Refused {
-    fn new(errno: Errno, resolved: Option<PathBuf>, rule: impl Into<String>) -> Self {
-        Self { errno, resolved, rule: rule.into() }
-    }
-}
-
 fn from_rustix(errno: rustix::io::Errno) -> Errno {
     Errno::from_raw(errno.raw_os_error())
 }
 
 impl<'a> Tree<'a> {
-    pub(crate) fn new(root: BorrowedFd<'a>) -> Self {
-        Self { root }
+    pub(crate) fn new(root: BorrowedFd<'a>, asks: bool) -> Self {
+        Self { root, asks }
     }
 
     /// A handle of what `path` leads to, opening nothing.
@@ -119,7 +108,7 @@ impl<'a> Tree<'a> {
     pub(crate) fn judge(&self, path: &[u8], follow: bool, grants: &Grants) -> Result<Judged, Refused> {
         let asked = Path::new(OsStr::from_bytes(path));
         // A walk alone tells something, wakes automounts and reaches network file systems: no more of it than need be.
-        let may_look = grants.holds_named("file-read") || base::find(path).is_some();
+        let may_look = self.asks || grants.holds_named("file-read") || base::find(path).is_some();
         if !may_look || !self.climbs_in_sight(asked, grants) {
             return Err(Refused::new(Errno::EACCES, None, "not granted"));
         }
@@ -129,10 +118,11 @@ impl<'a> Tree<'a> {
         };
         let resolved = resolved_path(&handle)
             .ok_or_else(|| Refused::new(Errno::EACCES, None, "it has no path any more"))?;
-        let refuse = |rule: &str| Refused::new(Errno::EACCES, Some(resolved.clone()), rule);
-        let rule = rule_for(&resolved, grants).map_err(|rule| refuse(&rule))?;
-        let stat = fstat(&handle)
-            .map_err(|errno| Refused::new(from_rustix(errno), Some(resolved.clone()), "fstat"))?;
+        let refuse = |rule: &str| Refused::new(Errno::EACCES, Some(&resolved), rule);
+        let rule =
+            rule_for(&resolved, grants).map_err(|closed| refuse(&closed.rule).wanting(closed.wanted))?;
+        let stat =
+            fstat(&handle).map_err(|errno| Refused::new(from_rustix(errno), Some(&resolved), "fstat"))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         if !matches!(kind, FileType::RegularFile | FileType::Directory | FileType::Symlink) {
             return Err(refuse("no grant reaches devices, FIFOs and sockets"));
@@ -160,8 +150,8 @@ impl<'a> Tree<'a> {
             None => nearest,
         });
         match here.as_deref().map(within) {
-            Some(Ok(rule)) => Refused::new(errno, here, rule),
-            Some(Err(rule)) => Refused::new(Errno::EACCES, None, rule),
+            Some(Ok(rule)) => Refused::new(errno, here.as_deref(), rule),
+            Some(Err(closed)) => Refused::new(Errno::EACCES, None, closed.rule).wanting(closed.wanted),
             None => Refused::new(Errno::EACCES, None, "not granted"),
         }
     }
@@ -180,17 +170,27 @@ impl Judged {
     }
 }
 
+/// Why an object is closed.
+struct Closed {
+    rule: String,
+    /// What would open it, if nobody has decided about it.
+    wanted: Option<PluginPermission>,
+}
+
 /// The decision that opens `resolved`, in words; else the one that does not.
-fn rule_for(resolved: &Path, grants: &Grants) -> Result<String, String> {
+fn rule_for(resolved: &Path, grants: &Grants) -> Result<String, Closed> {
     if base::covers(resolved.as_os_str().as_bytes()) {
         return Ok("base profile".to_owned());
     }
+    let closed = |rule: String, wanted| Err(Closed { rule, wanted });
     // The object's own path has no link in it, and a scope is where it was when it was granted.
-    let Ok(scope) = Scope::path(resolved) else { return Err("its path cannot be judged".to_owned()) };
+    let Ok(scope) = Scope::path(resolved) else {
+        return closed("its path cannot be judged".to_owned(), None);
+    };
     match grants.judge("file-read", &scope) {
         Verdict::Granted(grant) => Ok(format!("granted: {grant}")),
-        Verdict::Denied(denial) => Err(format!("denied: {denial}")),
-        Verdict::NotGranted => Err("not granted".to_owned()),
+        Verdict::Denied(denial) => closed(format!("denied: {denial}"), None),
+        Verdict::NotGranted => closed("not granted".to_owned(), Some(PERMISSION_FILE_READ.at(scope))),
     }
 }
 
@@ -259,7 +259,7 @@ mod tests {
         let real = Scope::path(scope.canonicalize().unwrap()).ok();
         let mut grants = Grants::default();
         grants.grant(PERMISSION_FILE_READ.scoped_to_path(scope).unwrap(), real);
-        let verdict = Tree::new(root.as_fd()).judge(path.as_os_str().as_bytes(), true, &grants);
+        let verdict = Tree::new(root.as_fd(), false).judge(path.as_os_str().as_bytes(), true, &grants);
         verdict.map(|judged| judged.resolved).map_err(|refused| refused.errno)
     }
 
