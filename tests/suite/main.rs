@@ -15,6 +15,7 @@ mod lifecycle;
 mod limits;
 mod order;
 mod permissions;
+mod prompting;
 mod services;
 mod spec_examples;
 mod weakened;

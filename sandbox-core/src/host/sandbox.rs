@@ -96,6 +96,11 @@ impl PluginSandbox {
         self.entry.subject().set_decider(Some(Decider { decide: Arc::new(decide), timeout }));
     }
 
+    /// From now on nobody is asked. Also ends a decider that holds this very sandbox, which would keep itself for ever.
+    pub fn remove_decider(&self) {
+        self.entry.subject().set_decider(None);
+    }
+
     /// Where the plugin stands at this moment.
     pub fn state(&self) -> PluginState {
         self.entry.subject().state()
