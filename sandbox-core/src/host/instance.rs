@@ -104,6 +104,8 @@ pub(crate) struct Instance {
     ended: Condvar,
     printed: Mutex<Vec<u8>>,
     pub(super) cpu: Mutex<CpuBudget>,
+    /// Held while its processes are stopped.
+    pub(super) stopping: Mutex<()>,
 }
 
 /// What an instance is made of.
@@ -152,11 +154,17 @@ impl Instance {
             ended: Condvar::new(),
             printed: Mutex::default(),
             cpu: Mutex::new(cpu),
+            stopping: Mutex::new(()),
         }
     }
 
     pub(crate) fn outbox(&self) -> &Outbox {
         &self.outbox
+    }
+
+    /// A pidfd of its own of the helper's process; `None` once it has ended.
+    pub(super) fn process(&self) -> Option<OwnedFd> {
+        lock(&self.pidfd).as_ref()?.try_clone().ok()
     }
 
     /// A copy of one of the helper's descriptors: pidfd_getfd(2).

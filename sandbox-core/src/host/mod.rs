@@ -27,6 +27,7 @@ mod runtime;
 mod sandbox;
 mod service_calls;
 mod service_pool;
+mod stop;
 mod subject;
 mod verify;
 mod zygote;

@@ -1,0 +1,148 @@
+//! Stopping a plugin's processes for a moment, to look through what they hold while none of their threads runs.
+//!
+//! Runs in the host, on the thread that asked. Owns that they go on afterwards, whatever came of the look. Never used on a
+//! worker or the reactor: it waits for the kernel to stop threads.
+use std::collections::HashSet;
+use std::fs;
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open, pidfd_send_signal};
+
+use super::instance::Instance;
+use super::lock::lock;
+use super::procfs::HostPid;
+
+/// How long the threads of a plugin may take to stop: each must come to a processor once.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long to wait before looking again whether they have: nothing announces it.
+const LOOK_AGAIN: Duration = Duration::from_micros(50);
+
+/// How many processes of one plugin are stopped.
+const MOST_PROCESSES: usize = 4096;
+
+/// The plugin's processes could not be stopped, so that nothing can be said of what they hold.
+#[derive(Debug)]
+pub(crate) struct NotStopped;
+
+/// One process of a plugin's, held so that its number cannot come to mean another.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) pid: HostPid,
+    pidfd: OwnedFd,
+}
+
+impl Process {
+    /// A copy of one of its descriptors: pidfd_getfd(2).
+    pub(crate) fn descriptor(&self, number: RawFd) -> Result<OwnedFd, rustix::io::Errno> {
+        pidfd_getfd(&self.pidfd, number, PidfdGetfdFlags::empty())
+    }
+
+    /// Its descriptors, and what `/proc` says each leads to: `/a/path`, `socket:[inode]`.
+    pub(crate) fn descriptors(&self) -> std::io::Result<Vec<(RawFd, PathBuf)>> {
+        descriptors(self.pid)
+    }
+
+    fn signal(&self, signal: Signal) {
+        let _ = pidfd_send_signal(&self.pidfd, signal);
+    }
+}
+
+/// The descriptors of the process `pid`, and what each leads to.
+pub(crate) fn descriptors(pid: HostPid) -> std::io::Result<Vec<(RawFd, PathBuf)>> {
+    let entries = fs::read_dir(format!("/proc/{}/fd", pid.0))?;
+    // One that is closed meanwhile leads nowhere any more.
+    let held = entries.flatten().filter_map(|entry| {
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        Some((number, fs::read_link(entry.path()).ok()?))
+    });
+    Ok(held.collect())
+}
+
+/// The plugin's processes at this moment: its helper, and what it has started.
+pub(crate) fn processes(instance: &Instance) -> Vec<HostPid> {
+    let mut found = vec![instance.pid];
+    let mut known: HashSet<i32> = found.iter().map(|pid| pid.0).collect();
+    let mut at = 0;
+    while let Some(pid) = found.get(at).copied().filter(|_| found.len() < MOST_PROCESSES) {
+        at += 1;
+        for task in tasks(pid) {
+            let children =
+                fs::read_to_string(format!("/proc/{}/task/{task}/children", pid.0)).unwrap_or_default();
+            for child in children.split_ascii_whitespace().filter_map(|child| child.parse().ok()) {
+                if known.insert(child) {
+                    found.push(HostPid(child));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The threads of a process.
+fn tasks(pid: HostPid) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{}/task", pid.0)) else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Runs `look` while no thread of the plugin's runs. Of threads that wait in the kernel without being stopped, such as for
+/// an answer of the broker's, none comes back to the plugin's code meanwhile.
+///
+/// # Errors
+/// [`NotStopped`] if they do not stop in time, or the helper has ended. They run on.
+pub(crate) fn stopped<T>(instance: &Instance, look: impl FnOnce(&[Process]) -> T) -> Result<T, NotStopped> {
+    let _one_at_a_time = lock(&instance.stopping);
+    let mut stopped = Stopped(Vec::new());
+    let deadline = Instant::now() + STOP_TIMEOUT;
+    stopped.0.push(Process { pid: instance.pid, pidfd: instance.process().ok_or(NotStopped)? });
+    loop {
+        // Again each time: one that still ran may have let another go on, or started one.
+        for process in &stopped.0 {
+            process.signal(Signal::STOP);
+        }
+        for pid in processes(instance) {
+            if stopped.0.iter().all(|process| process.pid != pid)
+                && let Some(raw) = Pid::from_raw(pid.0)
+                && let Ok(pidfd) = pidfd_open(raw, PidfdFlags::empty())
+                && processes(instance).contains(&pid)
+            {
+                let process = Process { pid, pidfd };
+                process.signal(Signal::STOP);
+                stopped.0.push(process);
+            }
+        }
+        let all = stopped.0.len();
+        if stopped.0.iter().all(|process| stands_still(process.pid)) && processes(instance).len() <= all {
+            break;
+        }
+        if Instant::now() >= deadline {
+            return Err(NotStopped);
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    Ok(look(&stopped.0))
+}
+
+/// The processes that were told to stop; they go on when it goes.
+struct Stopped(Vec<Process>);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        for process in &self.0 {
+            process.signal(Signal::CONT);
+        }
+    }
+}
+
+/// Whether no thread of this process runs, or would run before it stops: proc_pid_stat(5).
+fn stands_still(pid: HostPid) -> bool {
+    tasks(pid).into_iter().all(|task| {
+        let stat = fs::read_to_string(format!("/proc/{}/task/{task}/stat", pid.0)).unwrap_or_default();
+        // Behind the name, which may have any byte in it. One that cannot be read is gone.
+        let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+        // Who waits and cannot be interrupted stops before it is back in its own code.
+        state.is_none_or(|state| matches!(state, 'T' | 't' | 'D' | 'Z' | 'X'))
+    })
+}
