@@ -104,6 +104,9 @@ pub(crate) struct RunArgs {
     /// Grants a permission, such as `ui` or `file-read:/srv/photos`. Can be given several times.
     #[arg(long = "grant", value_name = "PERM[:SCOPE]", value_parser = values::permission)]
     pub(crate) grants: Vec<PluginPermission>,
+    /// Asks at the terminal about what is not granted: once, always, or no. No answer within a minute is no.
+    #[arg(long)]
+    pub(crate) ask: bool,
     /// Sets a limit, such as `max_memory_mb=64` or `call_timeout=2s`. Can be given several times.
     #[arg(long = "limit", value_name = "NAME=VALUE")]
     pub(crate) limits: Vec<LimitSetting>,

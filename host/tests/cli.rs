@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Once;
@@ -21,7 +21,10 @@ fn plugin(file: &str) -> PathBuf {
     static BUILD: Once = Once::new();
     let folder = Path::new(PROGRAM).parent().expect("the profile's folder");
     BUILD.call_once(|| {
-        if ["libhello.so", "libimage_thumbnail.so"].iter().all(|name| folder.join(name).exists()) {
+        if ["libhello.so", "libimage_thumbnail.so", "libprobe.so"]
+            .iter()
+            .all(|name| folder.join(name).exists())
+        {
             return;
         }
         let profile = match folder.file_name().and_then(OsStr::to_str) {
@@ -29,7 +32,18 @@ fn plugin(file: &str) -> PathBuf {
             Some(name) => name,
         };
         let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .args(["build", "--quiet", "-p", "hello", "-p", "image-thumbnail", "--profile", profile])
+            .args([
+                "build",
+                "--quiet",
+                "-p",
+                "hello",
+                "-p",
+                "image-thumbnail",
+                "-p",
+                "probe",
+                "--profile",
+                profile,
+            ])
             .arg("--manifest-path")
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
             .arg("--target-dir")
@@ -285,4 +299,62 @@ fn a_full_disk_is_an_error() {
         Command::new(PROGRAM).args(["inspect", &hello()]).stdout(full).output().expect("the program starts");
     exits(&output, 2);
     assert!(stderr(&output).contains("cannot write to stdout"), "{}", stderr(&output));
+}
+
+/// The program at a terminal of its own, which `script` makes, where a person answers each question in turn.
+fn at_terminal(args: &[&str], answers: &[&str]) -> String {
+    let command = shlex::try_join([PROGRAM].iter().chain(args).copied()).expect("no NUL");
+    let mut script = Command::new("script")
+        .args(["-qefc", &command, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script, of bsdutils");
+    let (mut keyboard, mut screen) =
+        (script.stdin.take().expect("a pipe"), script.stdout.take().expect("a pipe"));
+    let (mut seen, mut answered) = (Vec::new(), 0);
+    let mut bytes = [0; 4096];
+    while let Ok(got) = screen.read(&mut bytes) {
+        if got == 0 {
+            break;
+        }
+        seen.extend_from_slice(&bytes[..got]);
+        let questions = String::from_utf8_lossy(&seen).matches("[N]o: ").count();
+        while answered < questions.min(answers.len()) {
+            keyboard.write_all(format!("{}\n", answers[answered]).as_bytes()).expect("it reads");
+            answered += 1;
+        }
+    }
+    script.wait().expect("it ends");
+    String::from_utf8_lossy(&seen).into_owned()
+}
+
+#[test]
+fn what_is_not_granted_is_asked_at_the_terminal() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (yes, no) = (folder.path().join("yes"), folder.path().join("no\u{1b}[2J"));
+    for file in [&yes, &no] {
+        fs::write(file, "contents").expect("a file");
+    }
+    let probe = plugin("libprobe.so").display().to_string();
+    let (yes, no) = (yes.display().to_string(), no.display().to_string());
+    let args =
+        ["run", &probe, "--ask", "--call", "open", "--payload", &yes, "--call", "open", "--payload", &no];
+    let screen = at_terminal(&args, &["always", "no"]);
+    assert!(screen.contains(&format!("allow file-read:{yes}?")), "{screen}");
+    assert!(screen.contains("ok contents"), "{screen}");
+    assert!(screen.contains("errno 13"), "{screen}");
+    assert!(screen.contains(&format!("what was allowed always is --grant file-read:{yes}")), "{screen}");
+    assert!(!screen.contains("no\u{1b}[2J"), "what a plugin names moves no cursor: {screen:?}");
+}
+
+#[test]
+fn asking_without_a_terminal_is_an_error() {
+    let output = Command::new("setsid")
+        .args(["--wait", PROGRAM, "run", &hello(), "--ask"])
+        .stdin(Stdio::null())
+        .output()
+        .expect("setsid, of util-linux");
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("--ask has nobody to ask"), "{}", stderr(&output));
 }

@@ -3,6 +3,7 @@
 //! Runs in the application's process. Owns the order, and what is shown when. Reads every payload before anything is
 //! loaded. Never goes on after a failure: it unloads and tells.
 
+mod ask;
 mod record;
 mod services;
 mod watch;
@@ -92,6 +93,9 @@ fn run(args: &RunArgs, telling: Telling, record: &mut Record) -> Result<(), Fail
         .allow_modules(args.allowed_modules.iter().cloned())
         .layers(layers);
     let sandbox = PluginSandbox::new(&id, policy)?;
+    if args.ask {
+        ask::at_terminal(&sandbox)?;
+    }
     let watch = Watch::start(sandbox.events(), telling);
     let transcript = Arc::new(Transcript::new(telling));
 
@@ -100,6 +104,14 @@ fn run(args: &RunArgs, telling: Telling, record: &mut Record) -> Result<(), Fail
     if lived.is_err() && matches!(sandbox.state(), PluginState::Loaded | PluginState::Active) {
         // The first failure is the one to tell; the helper ends with the sandbox in any case.
         let _ = sandbox.unload_plugin();
+    }
+    let allowed: Vec<_> =
+        sandbox.permissions().into_iter().filter(|held| !args.grants.contains(held)).collect();
+    if !allowed.is_empty() {
+        let again = allowed.iter().flat_map(|permission| ["--grant".to_owned(), permission.to_string()]);
+        let again: Vec<_> = again.collect();
+        let again = escape::line(&shlex::try_join(again.iter().map(String::as_str)).unwrap_or_default());
+        telling.say(|look| format!("{} what was allowed always is {again}", look.doubtful("note:")));
     }
     record.printed = sandbox.printed();
     record.watched = watch.finish();
