@@ -16,6 +16,7 @@ mod limits;
 mod order;
 mod permissions;
 mod prompting;
+mod revoke;
 mod services;
 mod spec_examples;
 mod weakened;

@@ -83,7 +83,7 @@ impl Entry {
     ) -> Result<Self, PluginSandboxError> {
         policy.limits.check()?;
         Ok(Self {
-            subject: Arc::new(Subject::new(id, PolicyCell::new(policy), managers, decider)),
+            subject: Arc::new(Subject::new(id, PolicyCell::new(policy)?, managers, decider)),
             program,
             current: Mutex::default(),
             turn: Mutex::new(()),

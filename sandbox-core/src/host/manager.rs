@@ -14,7 +14,7 @@ use super::events::{EventHub, SandboxEvent};
 use super::policy::PluginPolicy;
 use super::sandbox::{PluginHandle, PluginSandbox};
 use crate::error::PluginSandboxError;
-use crate::shared::policy::{PluginId, PluginPermission, ResourceLimits};
+use crate::shared::policy::{Grade, PluginId, PluginPermission, ResourceLimits};
 
 /// Holds many plugins, each registered under its id with what it may do, each loaded, called and unloaded on its own.
 ///
@@ -53,7 +53,7 @@ impl PluginSandboxManager {
     ///
     /// # Errors
     /// [`AlreadyRegistered`](PluginSandboxError::AlreadyRegistered), [`PluginId`](PluginSandboxError::PluginId),
-    /// [`Limit`](PluginSandboxError::Limit).
+    /// [`Limit`](PluginSandboxError::Limit), [`Permission`](PluginSandboxError::Permission).
     pub fn register_plugin(&self, id: &str, policy: PluginPolicy) -> Result<(), PluginSandboxError> {
         let id = PluginId::new(id)?;
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
@@ -185,6 +185,20 @@ impl PluginSandboxManager {
         permission: PluginPermission,
     ) -> Result<bool, PluginSandboxError> {
         self.entry(id)?.subject().grant(permission);
+        Ok(true)
+    }
+
+    /// [`PluginSandbox::grant_permission_as`] of the plugin `id`; true, also if it is held already.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin), and as there.
+    pub fn grant_permission_as(
+        &self,
+        id: &str,
+        permission: PluginPermission,
+        grade: Grade,
+    ) -> Result<bool, PluginSandboxError> {
+        self.entry(id)?.subject().grant_as(permission, grade)?;
         Ok(true)
     }
 

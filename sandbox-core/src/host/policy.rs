@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::{PoisonError, RwLock};
 
-use crate::shared::policy::{Grants, LayerPolicy, PluginPermission, ResourceLimits, Scope};
+use crate::shared::policy::{
+    Grade, Grants, LayerPolicy, PermissionError, PluginPermission, ResourceLimits, Scope,
+};
 
 /// What a plugin may do: nothing, until something is added.
 ///
@@ -18,7 +20,7 @@ use crate::shared::policy::{Grants, LayerPolicy, PluginPermission, ResourceLimit
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct PluginPolicy {
-    pub(crate) permissions: Vec<PluginPermission>,
+    pub(crate) permissions: Vec<(PluginPermission, Option<Grade>)>,
     pub(crate) limits: ResourceLimits,
     pub(crate) modules: BTreeSet<String>,
     pub(crate) layers: LayerPolicy,
@@ -33,14 +35,22 @@ impl PluginPolicy {
     /// Grants `permission` from the start.
     #[must_use]
     pub fn permission(mut self, permission: PluginPermission) -> Self {
-        self.permissions.push(permission);
+        self.permissions.push((permission, None));
+        self
+    }
+
+    /// Grants `permission` from the start, with `grade` saying what of it can be taken back. A grade that this permission
+    /// does not have is an error when the plugin is registered.
+    #[must_use]
+    pub fn permission_as(mut self, permission: PluginPermission, grade: Grade) -> Self {
+        self.permissions.push((permission, Some(grade)));
         self
     }
 
     /// Grants each of `permissions` from the start.
     #[must_use]
     pub fn permissions(mut self, permissions: impl IntoIterator<Item = PluginPermission>) -> Self {
-        self.permissions.extend(permissions);
+        self.permissions.extend(permissions.into_iter().map(|permission| (permission, None)));
         self
     }
 
@@ -91,18 +101,24 @@ pub(crate) struct PolicyCell {
 }
 
 impl PolicyCell {
-    pub(crate) fn new(policy: PluginPolicy) -> Self {
+    pub(crate) fn new(policy: PluginPolicy) -> Result<Self, PermissionError> {
         let mut grants = Grants::default();
-        for permission in policy.permissions {
+        for (permission, grade) in policy.permissions {
             let real = real_scope(&permission);
-            grants.grant(permission, real);
+            match grade {
+                None => grants.grant(permission, real),
+                Some(grade) => {
+                    grade.check(&permission)?;
+                    grants.grant_as(permission, grade, real);
+                }
+            }
         }
-        Self {
+        Ok(Self {
             grants: RwLock::new(grants),
             limits: RwLock::new(policy.limits),
             modules: RwLock::new(policy.modules),
             layers: policy.layers,
-        }
+        })
     }
 
     pub(crate) fn read<T>(&self, look: impl FnOnce(&Grants) -> T) -> T {
@@ -112,6 +128,13 @@ impl PolicyCell {
     pub(crate) fn grant(&self, permission: PluginPermission) {
         let real = real_scope(&permission); // the file system is asked before the lock is held
         self.grants.write().unwrap_or_else(PoisonError::into_inner).grant(permission, real);
+    }
+
+    pub(crate) fn grant_as(&self, permission: PluginPermission, grade: Grade) -> Result<(), PermissionError> {
+        grade.check(&permission)?;
+        let real = real_scope(&permission);
+        self.grants.write().unwrap_or_else(PoisonError::into_inner).grant_as(permission, grade, real);
+        Ok(())
     }
 
     pub(crate) fn revoke(&self, permission: &PluginPermission) -> bool {

@@ -16,7 +16,7 @@ use super::load;
 use super::policy::PluginPolicy;
 use super::report::EnforcementReport;
 use crate::error::{PermissionDeniedError, PluginSandboxError};
-use crate::shared::policy::{Grants, PluginId, PluginPermission, ResourceLimits};
+use crate::shared::policy::{Grade, Grants, PluginId, PluginPermission, ResourceLimits};
 
 /// The sandbox of one plugin: what it may do, and the helper process that it runs in once it is loaded.
 ///
@@ -71,7 +71,8 @@ impl PluginSandbox {
     /// A sandbox that stands alone, without a manager.
     ///
     /// # Errors
-    /// [`PluginSandboxError::PluginId`] if it cannot be an id, [`PluginSandboxError::Limit`] if a limit is out of range.
+    /// [`PluginSandboxError::PluginId`] if it cannot be an id, [`PluginSandboxError::Limit`] if a limit is out of range,
+    /// [`PluginSandboxError::Permission`] if a permission has not the grade that it is granted as.
     pub fn new(plugin_id: &str, policy: PluginPolicy) -> Result<Self, PluginSandboxError> {
         let entry = Entry::new(PluginId::new(plugin_id)?, policy, None, None, Arc::default())?;
         Ok(Self { entry: Arc::new(entry) })
@@ -127,9 +128,23 @@ impl PluginSandbox {
         self.entry.subject().policy().read(Grants::list)
     }
 
-    /// Grants `permission`, in any state; the very next use goes by it. Granting what is held changes nothing.
+    /// Grants `permission`, in any state; the very next use goes by it. Granting what is held changes nothing,
+    /// its grade included.
     pub fn grant_permission(&self, permission: PluginPermission) {
         self.entry.subject().grant(permission);
+    }
+
+    /// [`grant_permission`](Self::grant_permission), with `grade` saying what of it can be taken back. Granting what is held
+    /// as another grade counts for later uses: what the plugin has open stays what it is.
+    ///
+    /// # Errors
+    /// [`PluginSandboxError::Permission`] if this permission has no such grade.
+    pub fn grant_permission_as(
+        &self,
+        permission: PluginPermission,
+        grade: Grade,
+    ) -> Result<(), PluginSandboxError> {
+        Ok(self.entry.subject().grant_as(permission, grade)?)
     }
 
     /// Withdraws `permission`, in any state. Returns whether any of it was held.

@@ -12,7 +12,7 @@ use super::events::{EventHub, EventKind, SandboxEvent};
 use super::lifecycle::{self, Operation, Outcome, PluginState};
 use super::policy::PolicyCell;
 use crate::error::PluginSandboxError;
-use crate::shared::policy::{PluginId, PluginPermission, ResourceLimits};
+use crate::shared::policy::{Grade, PermissionError, PluginId, PluginPermission, ResourceLimits};
 use crate::shared::wire::zygote::HelperId;
 
 /// A plugin, whether it has a helper or not.
@@ -98,6 +98,12 @@ impl Subject {
     pub(crate) fn grant(&self, permission: PluginPermission) {
         self.policy.grant(permission.clone());
         self.publish(|| EventKind::PermissionGranted { permission });
+    }
+
+    pub(crate) fn grant_as(&self, permission: PluginPermission, grade: Grade) -> Result<(), PermissionError> {
+        self.policy.grant_as(permission.clone(), grade)?;
+        self.publish(|| EventKind::PermissionGranted { permission });
+        Ok(())
     }
 
     pub(crate) fn revoke(&self, permission: &PluginPermission) -> bool {

@@ -3,6 +3,7 @@
 //! Runs in the host. Owns the set semantics: the narrowest decision that covers an object counts, and of two equally
 //! narrow ones the denial.
 
+use super::grade::Grade;
 use super::permission::PluginPermission;
 use super::scope::Scope;
 
@@ -20,6 +21,8 @@ struct Decision {
     /// Where the scope's path really was, with every link followed, when this was decided. What is put in its place later
     /// is not what was decided about.
     real: Option<Scope>,
+    /// What is handed out for it. Nothing is for a denial.
+    grade: Grade,
 }
 
 /// What the grants say of one object, and which decision said so.
@@ -58,11 +61,23 @@ impl Grants {
     /// Adds `permission`, whose scope really is at `real`, and lifts a denial of exactly the same. Granting what is held
     /// changes nothing but where it really is.
     pub(crate) fn grant(&mut self, permission: PluginPermission, real: Option<Scope>) {
+        let grade = self.held(&permission).map_or_else(Grade::default, |held| held.grade);
+        self.grant_as(permission, grade, real);
+    }
+
+    /// The same, as this grade from now on.
+    pub(crate) fn grant_as(&mut self, permission: PluginPermission, grade: Grade, real: Option<Scope>) {
         self.denied.retain(|denial| denial.permission != permission);
-        match self.granted.iter_mut().find(|grant| grant.permission == permission) {
-            Some(held) => held.real = real,
-            None => self.granted.push(Decision { permission, real }),
+        let decision = Decision { permission, real, grade };
+        match self.held(&decision.permission) {
+            Some(held) => *held = decision,
+            None => self.granted.push(decision),
         }
+    }
+
+    /// The grant of exactly `permission`.
+    fn held(&mut self, permission: &PluginPermission) -> Option<&mut Decision> {
+        self.granted.iter_mut().find(|grant| grant.permission == *permission)
     }
 
     /// Takes away everything that `permission` covers. Returns whether any of it was held.
@@ -71,7 +86,7 @@ impl Grants {
             self.holds(permission) || self.granted.iter().any(|grant| permission.covers(&grant.permission));
         self.granted.retain(|grant| !permission.covers(&grant.permission));
         self.denied.retain(|denial| !permission.covers(&denial.permission));
-        let denial = Decision { permission: permission.clone(), real };
+        let denial = Decision { permission: permission.clone(), real, grade: Grade::default() };
         // What is left and still covers it is wider: a denial cuts the revoked part out.
         let real = denial.real.clone().map(|real| permission.at(real));
         let wider = |grant: &Decision| {
@@ -103,21 +118,32 @@ impl Grants {
 
     /// Whether the object at `scope` may be used under the permission called `name`.
     pub(crate) fn judge(&self, name: &str, scope: &Scope) -> Verdict<'_> {
-        fn narrowest<'a>(
-            list: &'a [Decision],
-            name: &str,
-            scope: &Scope,
-        ) -> Option<(usize, &'a PluginPermission)> {
-            let covering = list.iter().filter_map(|own| Some((own.width(name, scope)?, &own.permission)));
-            covering.max_by_key(|(width, _)| *width)
+        match self.deciding(name, scope) {
+            None => Verdict::NotGranted,
+            Some(Ok(grant)) => Verdict::Granted(&grant.permission),
+            Some(Err(denial)) => Verdict::Denied(&denial.permission),
+        }
+    }
+
+    /// The grade of the grant that opens the object at `scope` under the permission called `name`; `None` if none does.
+    pub(crate) fn grade(&self, name: &str, scope: &Scope) -> Option<Grade> {
+        self.deciding(name, scope)?.ok().map(|grant| grant.grade)
+    }
+
+    /// The grant that opens it, or the denial that does not.
+    fn deciding(&self, name: &str, scope: &Scope) -> Option<Result<&Decision, &Decision>> {
+        // Of two equally narrow grants, the one of which more can be taken back.
+        fn narrowest<'a>(list: &'a [Decision], name: &str, scope: &Scope) -> Option<(usize, &'a Decision)> {
+            let covering = list.iter().filter_map(|own| Some((own.width(name, scope)?, own)));
+            covering.max_by_key(|(width, own)| (*width, own.grade))
         }
         match (narrowest(&self.granted, name, scope), narrowest(&self.denied, name, scope)) {
-            (None, None) => Verdict::NotGranted,
-            (Some((_, grant)), None) => Verdict::Granted(grant),
+            (None, None) => None,
+            (Some((_, grant)), None) => Some(Ok(grant)),
             (Some((grant_width, grant)), Some((denial_width, _))) if grant_width > denial_width => {
-                Verdict::Granted(grant)
+                Some(Ok(grant))
             }
-            (_, Some((_, denial))) => Verdict::Denied(denial),
+            (_, Some((_, denial))) => Some(Err(denial)),
         }
     }
 
@@ -191,6 +217,41 @@ mod tests {
         assert!(grants.holds(&at("/a/b/c")));
         assert!(!grants.holds(&at("/a/c")));
         assert!(grants.holds(&at("/z")));
+    }
+
+    #[test]
+    fn the_grade_is_that_of_the_grant_that_decides() {
+        let grade = |grants: &Grants, path| grants.grade("file-read", &Scope::path(path).unwrap());
+        let mut grants = granted([at("/a")]);
+        assert_eq!(grade(&grants, "/a/b/c"), Some(Grade::Descriptor));
+        grants.grant_as(at("/a/b"), Grade::Mediated, None);
+        assert_eq!(grade(&grants, "/a/b/c"), Some(Grade::Mediated));
+        assert_eq!(grade(&grants, "/a/c"), Some(Grade::Descriptor));
+        assert_eq!(grade(&grants, "/c"), None);
+        grants.grant(at("/a/b"), None);
+        assert_eq!(grade(&grants, "/a/b"), Some(Grade::Mediated), "granting what is held changes nothing");
+        grants.grant_as(at("/a/b"), Grade::Descriptor, None);
+        assert_eq!(grade(&grants, "/a/b"), Some(Grade::Descriptor), "granting it as another does");
+        assert_eq!(grants.list().len(), 2);
+        grants.grant_as(at("/a/b"), Grade::Mediated, None);
+        assert!(grants.revoke(&at("/a/b/c"), None));
+        assert_eq!(grade(&grants, "/a/b/c/d"), None);
+        assert_eq!(grade(&grants, "/a/b/d"), Some(Grade::Mediated));
+        assert!(grants.revoke(&at("/a/b"), None));
+        assert_eq!(grade(&grants, "/a/b/d"), None);
+    }
+
+    #[test]
+    fn of_two_equally_narrow_grants_more_can_be_taken_back() {
+        let real = Some(Scope::path("/mnt/photos").unwrap());
+        for first in [Grade::Descriptor, Grade::Mediated] {
+            let second = if first == Grade::Descriptor { Grade::Mediated } else { Grade::Descriptor };
+            let mut grants = Grants::default();
+            grants.grant_as(at("/mnt/photos"), first, None);
+            grants.grant_as(at("/run/photos"), second, real.clone());
+            let photo = Scope::path("/mnt/photos/a").unwrap();
+            assert_eq!(grants.grade("file-read", &photo), Some(Grade::Mediated));
+        }
     }
 
     #[test]

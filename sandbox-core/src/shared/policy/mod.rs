@@ -2,6 +2,7 @@
 //!
 //! Runs in any process. Never asks the kernel anything: `shared::plan` turns a policy into what the kernel is told.
 
+mod grade;
 mod grants;
 mod layers;
 mod limits;
@@ -9,6 +10,7 @@ mod permission;
 mod plugin_id;
 mod scope;
 
+pub use grade::{Grade, GradeError};
 pub(crate) use grants::{Grants, Verdict};
 pub use layers::{Demand, Layer, LayerPolicy};
 pub use limits::{LimitError, ResourceLimits};

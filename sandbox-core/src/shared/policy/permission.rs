@@ -5,6 +5,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
+use super::grade::Grade;
 use super::scope::{Scope, ScopeError};
 
 /// Something that a plugin may be allowed to do: a name, what it means in words, and how far it reaches.
@@ -43,6 +44,18 @@ pub enum PermissionError {
         name: String,
         /// The scope that was given.
         scope: String,
+    },
+    /// This permission hands out nothing of this grade.
+    #[error("permission {name} hands out nothing that could be {}", match grade {
+        Grade::Descriptor => "held",
+        Grade::Relay => "relayed",
+        Grade::Mediated => "mediated",
+    })]
+    Grade {
+        /// The permission's name.
+        name: String,
+        /// The grade that was asked for.
+        grade: Grade,
     },
     /// The scope is not one.
     #[error("permission {name}")]
