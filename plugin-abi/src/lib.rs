@@ -23,12 +23,14 @@
 mod binding;
 mod error;
 mod export;
+pub mod messages;
 pub mod metadata;
 mod plugin;
 mod services;
 
 pub use binding::loader;
 pub use error::{ErrorKind, PluginError, PluginResult};
+pub use messages::{Message, SendError};
 pub use metadata::{ABI_VERSION, AbiFingerprint, BoundaryType, MetadataError, PluginMetadata};
 pub use plugin::Plugin;
 pub use services::{Host, HostServices, ServiceError};

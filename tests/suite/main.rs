@@ -13,6 +13,7 @@ mod hostile;
 mod information;
 mod lifecycle;
 mod limits;
+mod messages;
 mod order;
 mod permissions;
 mod prompting;

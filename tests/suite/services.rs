@@ -33,7 +33,7 @@ fn a_service_gets_the_plugins_bytes_and_answers_with_its_own() {
 #[test]
 fn a_gated_service_is_refused_without_its_permission_and_open_with_it() {
     for (service, permission) in
-        [("ui.notify", PERMISSION_UI), ("system.time", PERMISSION_SYSTEM), ("plugin.send", PERMISSION_PLUGIN)]
+        [("ui.notify", PERMISSION_UI), ("system.time", PERMISSION_SYSTEM), ("plugin.ask", PERMISSION_PLUGIN)]
     {
         let called = Arc::new(AtomicUsize::new(0));
         let app = {

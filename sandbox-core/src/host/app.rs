@@ -20,7 +20,9 @@ const GATED: [&str; 3] = ["ui", "system", "plugin"];
 /// The services that a host offers: each has a name and takes and returns bytes.
 ///
 /// A name's part before its first dot is its group: `ui.*`, `system.*` and `plugin.*` need the permission of that name,
-/// and so does each group that [`gate`](App::gate) names. Other services need none.
+/// and so does each group that [`gate`](App::gate) names. Other services need none. `plugin.send` and `plugin.receive` are
+/// always there, whatever is offered under these names: by them the plugins of one manager send each other messages
+/// ([`plugin_abi::messages`]).
 ///
 /// ```
 /// use sandbox_core::App;
@@ -146,7 +148,7 @@ mod tests {
             ("ui.notify", Some("ui")),
             ("ui", Some("ui")),
             ("system.time", Some("system")),
-            ("plugin.send", Some("plugin")),
+            ("plugin.ask", Some("plugin")),
             ("payments.charge", Some("payments")),
             ("uix.notify", None),
             ("log", None),

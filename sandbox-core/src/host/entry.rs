@@ -17,6 +17,7 @@ use super::events::{EventHub, escape};
 use super::instance::{Expect, Instance, Reply};
 use super::lifecycle::{Operation, Outcome, PluginState};
 use super::lock::lock;
+use super::messages::Exchange;
 use super::policy::{PluginPolicy, PolicyCell};
 use super::procfs;
 use super::report::EnforcementReport;
@@ -80,10 +81,11 @@ impl Entry {
         program: Option<PathBuf>,
         managers: Option<Arc<EventHub>>,
         decider: Arc<DeciderCell>,
+        exchange: Arc<Exchange>,
     ) -> Result<Self, PluginSandboxError> {
         policy.limits.check()?;
         Ok(Self {
-            subject: Arc::new(Subject::new(id, PolicyCell::new(policy)?, managers, decider)),
+            subject: Arc::new(Subject::new(id, PolicyCell::new(policy)?, managers, decider, exchange)),
             program,
             current: Mutex::default(),
             turn: Mutex::new(()),
@@ -171,6 +173,7 @@ impl Entry {
                     // It ended, or was unloaded, just after.
                     return Err(self.ended(Operation::Load, loaded.instance.wait_end()));
                 }
+                self.subject.exchange().enter(&loaded.instance);
                 Ok((loaded.metadata, loaded.report))
             }
             Err(error) => {

@@ -20,6 +20,7 @@ use super::decider::Questions;
 use super::events::escaped_char;
 use super::lifecycle::Operation;
 use super::lock::lock;
+use super::messages::Mailbox;
 use super::outbox::{Outbox, Written};
 use super::procfs::HostPid;
 use super::runtime::Core;
@@ -91,6 +92,7 @@ pub(crate) struct Instance {
     pub(super) app: Mutex<App>,
     next_call: AtomicU64,
     pub(super) backlog: Mutex<Backlog>,
+    pub(super) mailbox: Mutex<Mailbox>,
     /// Set while a service runs for the operation under way: there can be only one.
     pub(super) in_service: AtomicBool,
     /// Nanoseconds that the helper's first thread has waited for the broker.
@@ -144,6 +146,7 @@ impl Instance {
             app: Mutex::default(),
             next_call: AtomicU64::new(1),
             backlog: Mutex::default(),
+            mailbox: Mutex::default(),
             in_service: AtomicBool::new(false),
             host_time: AtomicU64::new(0),
             person: Mutex::default(),
@@ -216,7 +219,8 @@ impl Instance {
     /// Sends `order`, if any, and waits for what answers it, serving the plugin's calls of services meanwhile.
     ///
     /// The time that the plugin waits for the host does not count, but for what it computes meanwhile on other threads; nor
-    /// does the time that it waits for the broker, up to once more the timeout: it can make as many requests as it likes.
+    /// does the time that it waits for the broker, up to once more the timeout: it can make as many requests as it likes. The
+    /// time that it waits for another plugin's message counts.
     /// Past the timeout the helper is killed.
     pub(crate) fn transact(
         &self,
@@ -412,6 +416,7 @@ impl Instance {
         if let Ok(cgroup) = &self.cgroup {
             cgroup.remove();
         }
+        self.close_mailbox();
         *lock(&self.end) = Some(cause);
         self.ended.notify_all();
         // What a service owns may be anything, this very plugin's sandbox included: let go where no lock is held and nobody

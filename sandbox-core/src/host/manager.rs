@@ -11,6 +11,7 @@ use super::app::App;
 use super::decider::{AccessRequest, Decider, DeciderCell, Ruling};
 use super::entry::Entry;
 use super::events::{EventHub, SandboxEvent};
+use super::messages::Exchange;
 use super::policy::PluginPolicy;
 use super::sandbox::{PluginHandle, PluginSandbox};
 use crate::error::PluginSandboxError;
@@ -34,6 +35,7 @@ pub struct PluginSandboxManager {
     entries: RwLock<HashMap<PluginId, Arc<Entry>>>,
     hub: Arc<EventHub>,
     decider: Arc<DeciderCell>,
+    exchange: Arc<Exchange>,
     program: Option<PathBuf>,
 }
 
@@ -61,7 +63,8 @@ impl PluginSandboxManager {
             return Err(PluginSandboxError::AlreadyRegistered { plugin: id });
         }
         let (program, hub) = (self.program.clone(), Arc::clone(&self.hub));
-        let entry = Entry::new(id.clone(), policy, program, Some(hub), Arc::clone(&self.decider))?;
+        let (decider, exchange) = (Arc::clone(&self.decider), Arc::clone(&self.exchange));
+        let entry = Entry::new(id.clone(), policy, program, Some(hub), decider, exchange)?;
         entries.insert(id, Arc::new(entry));
         Ok(())
     }

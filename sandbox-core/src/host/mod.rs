@@ -18,6 +18,7 @@ mod lifecycle;
 mod load;
 mod lock;
 mod manager;
+mod messages;
 mod outbox;
 mod policy;
 mod procfs;

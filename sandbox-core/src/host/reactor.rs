@@ -1,5 +1,5 @@
 //! One thread for all plugins: it reads their channels and what they print, writes what a pipe did not take at once, and
-//! looks at their CPU clocks.
+//! looks at their CPU clocks and at the time that they wait for messages.
 //!
 //! Runs in the host. Never blocks, opens, connects or resolves; runs no code of the embedder's. Notifications do not come
 //! by here: the broker's workers wait for those themselves.
@@ -66,6 +66,8 @@ struct Watched {
     inbound: Arc<Mutex<Inbound>>,
     printed: Option<OwnedFd>,
     cpu_due: Option<Instant>,
+    /// When the first of its waits for a message is over.
+    wait_due: Option<Instant>,
     /// When a helper that has closed its channel must have ended.
     gone_due: Option<Instant>,
 }
@@ -125,6 +127,7 @@ impl Reactor {
                 inbound: Arc::new(Mutex::new(Inbound { output: Some(output), frames: Assembler::new(max) })),
                 printed: Some(printed),
                 cpu_due: Some(Instant::now()),
+                wait_due: None,
                 gone_due: None,
             },
         );
@@ -148,6 +151,14 @@ impl Reactor {
     pub(crate) fn recheck_cpu(&self, id: HelperId) {
         if let Some(watched) = self.watched().get_mut(&id) {
             watched.cpu_due = Some(Instant::now());
+        }
+        self.wake();
+    }
+
+    /// Ends this helper's waits for messages that are over by then.
+    pub(crate) fn wait_until(&self, id: HelperId, due: Instant) {
+        if let Some(watched) = self.watched().get_mut(&id) {
+            watched.wait_due = Some(watched.wait_due.map_or(due, |known| known.min(due)));
         }
         self.wake();
     }
@@ -207,11 +218,14 @@ impl Reactor {
             if watched.cpu_due.is_some_and(|due| due <= now) {
                 watched.cpu_due = watched.instance.check_cpu(self.cpus).map(|wait| now + wait);
             }
+            if watched.wait_due.is_some_and(|due| due <= now) {
+                watched.wait_due = watched.instance.end_waits(now);
+            }
             if watched.gone_due.is_some_and(|due| due <= now) {
                 watched.gone_due = None;
                 watched.instance.kill(Some(Cause::ChannelClosed));
             }
-            for due in [watched.cpu_due, watched.gone_due].into_iter().flatten() {
+            for due in [watched.cpu_due, watched.wait_due, watched.gone_due].into_iter().flatten() {
                 let wait = due.saturating_duration_since(now);
                 next = Some(next.map_or(wait, |next| next.min(wait)));
             }

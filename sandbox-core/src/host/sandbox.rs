@@ -74,7 +74,8 @@ impl PluginSandbox {
     /// [`PluginSandboxError::PluginId`] if it cannot be an id, [`PluginSandboxError::Limit`] if a limit is out of range,
     /// [`PluginSandboxError::Permission`] if a permission has not the grade that it is granted as.
     pub fn new(plugin_id: &str, policy: PluginPolicy) -> Result<Self, PluginSandboxError> {
-        let entry = Entry::new(PluginId::new(plugin_id)?, policy, None, None, Arc::default())?;
+        let entry =
+            Entry::new(PluginId::new(plugin_id)?, policy, None, None, Arc::default(), Arc::default())?;
         Ok(Self { entry: Arc::new(entry) })
     }
 

@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use plugin_abi::messages::{RECEIVE, SEND};
+
 use super::app::ServiceRequest;
 use super::events::{EventKind, escape};
 use super::instance::{Incoming, Instance, MOST_LARGEST_MESSAGES};
@@ -104,12 +106,24 @@ impl Instance {
     }
 
     fn answer(&self, call: ServiceCall) {
-        let app = lock(&self.app).clone();
         let ServiceCall { id, service, payload } = call;
-        let gate = app.judge(&service, |permission| self.subject.holds_named(permission));
+        let reply = match service.as_str() {
+            SEND => Some(self.send_message(&payload)),
+            RECEIVE => self.receive_message(id, &payload),
+            _ => Some(self.run_service(&service, &payload)),
+        };
+        if let Some(reply) = reply {
+            self.send(&ToHelper::ServiceReply { id, reply });
+        }
+    }
+
+    /// Runs a service of the embedder's, if the plugin may call it.
+    fn run_service(&self, service: &str, payload: &[u8]) -> Result<Bytes, WireServiceError> {
+        let app = lock(&self.app).clone();
+        let gate = app.judge(service, |permission| self.subject.holds_named(permission));
         let shown = escape(service.as_bytes());
         let reply = if gate.open {
-            app.run(&ServiceRequest { plugin: self.subject.id(), service: &service, payload: &payload })
+            app.run(&ServiceRequest { plugin: self.subject.id(), service, payload })
         } else {
             let permission = gate.permission.clone().unwrap_or_default();
             Err(WireServiceError::PermissionDenied { permission, service: shown.clone() })
@@ -119,7 +133,7 @@ impl Instance {
             permission: gate.permission,
             granted: gate.open,
         });
-        let reply = match reply {
+        match reply {
             Ok(Bytes(bytes)) if bytes.len() as u64 > self.max_message_bytes => {
                 let message = format!(
                     "a reply of {} bytes, where at most {} are allowed",
@@ -129,7 +143,6 @@ impl Instance {
                 Err(WireServiceError::Failed { message })
             }
             other => other,
-        };
-        self.send(&ToHelper::ServiceReply { id, reply });
+        }
     }
 }

@@ -10,6 +10,7 @@ use super::cause::Cause;
 use super::decider::{Decider, DeciderCell};
 use super::events::{EventHub, EventKind, SandboxEvent};
 use super::lifecycle::{self, Operation, Outcome, PluginState};
+use super::messages::Exchange;
 use super::policy::PolicyCell;
 use crate::error::PluginSandboxError;
 use crate::shared::policy::{Grade, PermissionError, PluginId, PluginPermission, ResourceLimits};
@@ -23,6 +24,7 @@ pub(crate) struct Subject {
     hub: EventHub,
     managers: Option<Arc<EventHub>>,
     decider: Arc<DeciderCell>,
+    exchange: Arc<Exchange>,
 }
 
 struct Standing {
@@ -37,9 +39,10 @@ impl Subject {
         policy: PolicyCell,
         managers: Option<Arc<EventHub>>,
         decider: Arc<DeciderCell>,
+        exchange: Arc<Exchange>,
     ) -> Self {
         let standing = Mutex::new(Standing { state: PluginState::Registered, helper: None });
-        Self { id, policy, standing, hub: EventHub::default(), managers, decider }
+        Self { id, policy, standing, hub: EventHub::default(), managers, decider, exchange }
     }
 
     pub(crate) fn id(&self) -> &PluginId {
@@ -56,6 +59,11 @@ impl Subject {
 
     pub(crate) fn hub(&self) -> &EventHub {
         &self.hub
+    }
+
+    /// Where its manager's plugins send each other messages.
+    pub(crate) fn exchange(&self) -> &Exchange {
+        &self.exchange
     }
 
     /// Whether the permission of this name is held, at any scope.

@@ -10,6 +10,7 @@ mod facts;
 mod files;
 mod kernel;
 mod memory;
+mod messages;
 mod services;
 mod threads;
 
@@ -111,6 +112,12 @@ impl Plugin for Probe {
             "service" => services::call(self.host()?, payload),
             "service_from_thread" => services::call_from_thread(self.host()?, payload),
             "service_flood" => services::flood_calls(self.host()?, payload),
+
+            "send" => messages::send(self.host()?, payload),
+            "send_many" => messages::send_many(self.host()?, payload),
+            "receive" => messages::receive(self.host()?, payload),
+            "receive_from_thread" => messages::receive_from_thread(self.host()?, payload),
+            "receive_all" => messages::receive_all(self.host()?),
             other => return Err(PluginError::unknown_method(other)),
         };
         Ok(match attempt {

@@ -1,0 +1,322 @@
+//! Messages between the plugins of one manager: who may send to whom, what waits for whom, and for how long.
+//!
+//! Runs in the host, where services run; the reactor ends the waits. Owns the queues and their bounds. Never waits itself: a
+//! plugin that waits for a message holds no thread of the host's, and one that sends to a full queue is told so.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
+
+use plugin_abi::messages::{self, MAX_MESSAGE_BYTES, RECEIVE, SEND, SendStatus};
+
+use super::events::EventKind;
+use super::instance::{Instance, MOST_LARGEST_MESSAGES};
+use super::lock::lock;
+use super::subject::Subject;
+use crate::shared::policy::{PluginId, Scope, Verdict};
+use crate::shared::wire::control::{Bytes, ServiceCallId, ToHelper, WireServiceError};
+
+/// The permission that opens both directions.
+const PERMISSION: &str = "plugin";
+
+/// How many messages may wait for one plugin, and how many bytes they may have.
+const MOST_WAITING: Bound = Bound { messages: 256, bytes: 16 * MAX_MESSAGE_BYTES };
+
+/// The same, of one sender's: no plugin alone keeps the others' messages from one that does not read.
+const MOST_OF_ONE: Bound = Bound { messages: 64, bytes: 4 * MAX_MESSAGE_BYTES };
+
+/// How many threads of one plugin may wait for messages at once. What they are sent all at once fits into what may lie unread
+/// on the way to a plugin, so that nobody's messages end one that reads.
+const MOST_WAITS: usize = MOST_LARGEST_MESSAGES;
+
+type Reply = Result<Bytes, WireServiceError>;
+
+struct Bound {
+    messages: usize,
+    bytes: usize,
+}
+
+impl Bound {
+    /// Whether so many messages, of so many bytes, and one more of `len` are more than may be.
+    fn is_passed_by(&self, messages: usize, bytes: usize, len: usize) -> bool {
+        messages >= self.messages || bytes.saturating_add(len) > self.bytes
+    }
+}
+
+/// The plugins of one manager that can be sent to: those that are loaded.
+#[derive(Default)]
+pub(crate) struct Exchange {
+    loaded: RwLock<HashMap<PluginId, Weak<Instance>>>,
+}
+
+impl Exchange {
+    /// From now on what is sent to this plugin goes to this helper, until that ends.
+    pub(crate) fn enter(&self, instance: &Arc<Instance>) {
+        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        loaded.insert(instance.subject.id().clone(), Arc::downgrade(instance));
+        drop(loaded);
+        if lock(&instance.mailbox).closed {
+            self.leave(instance);
+        }
+    }
+
+    fn leave(&self, instance: &Instance) {
+        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        let this = |entered: &Weak<Instance>| std::ptr::eq(entered.as_ptr(), instance);
+        if loaded.get(instance.subject.id()).is_some_and(this) {
+            loaded.remove(instance.subject.id());
+        }
+    }
+
+    fn find(&self, plugin: &PluginId) -> Option<Arc<Instance>> {
+        self.loaded.read().unwrap_or_else(PoisonError::into_inner).get(plugin)?.upgrade()
+    }
+}
+
+/// What waits for one helper, or the threads of it that wait for something: never both.
+#[derive(Default)]
+pub(super) struct Mailbox {
+    closed: bool,
+    messages: VecDeque<Message>,
+    waits: Vec<Wait>,
+}
+
+struct Message {
+    from: Arc<Subject>,
+    bytes: Vec<u8>,
+}
+
+/// A thread of the plugin's that waits for a message.
+struct Wait {
+    id: ServiceCallId,
+    until: Instant,
+}
+
+impl Mailbox {
+    /// Takes a message in: the wait that it ends, if one does.
+    fn put(&mut self, message: Message) -> Result<Option<(Wait, Message)>, SendStatus> {
+        if self.closed {
+            return Err(SendStatus::NoRecipient);
+        }
+        if !self.waits.is_empty() {
+            return Ok(Some((self.waits.remove(0), message)));
+        }
+        let count = |same: &dyn Fn(&Message) -> bool| {
+            let counted = self.messages.iter().filter(|message| same(message));
+            counted.fold((0, 0_usize), |(n, bytes), m| (n + 1, bytes.saturating_add(m.bytes.len())))
+        };
+        let (of_all, of_one) = (count(&|_| true), count(&|other| Arc::ptr_eq(&other.from, &message.from)));
+        let len = message.bytes.len();
+        if MOST_WAITING.is_passed_by(of_all.0, of_all.1, len)
+            || MOST_OF_ONE.is_passed_by(of_one.0, of_one.1, len)
+        {
+            return Err(SendStatus::QueueFull);
+        }
+        self.messages.push_back(message);
+        Ok(None)
+    }
+}
+
+/// What a plugin's grants say of another: in words, whether it is yes or no.
+fn judge(subject: &Subject, other: &PluginId) -> Result<String, String> {
+    let Ok(scope) = Scope::name(other.as_str()) else { return Err("not granted".to_owned()) };
+    subject.policy().read(|grants| match grants.judge(PERMISSION, &scope) {
+        Verdict::Granted(grant) => Ok(format!("granted: {grant}")),
+        Verdict::Denied(denial) => Err(format!("denied: {denial}")),
+        Verdict::NotGranted => Err("not granted".to_owned()),
+    })
+}
+
+fn tell(subject: &Subject, action: &'static str, other: &str, granted: bool, rule: String) {
+    subject.publish(|| EventKind::Access {
+        permission: PERMISSION,
+        action,
+        object: other.to_owned(),
+        resolved: None,
+        granted,
+        rule,
+    });
+}
+
+fn denied(service: &str) -> WireServiceError {
+    WireServiceError::PermissionDenied { permission: PERMISSION.to_owned(), service: service.to_owned() }
+}
+
+fn failed(message: impl Into<String>) -> WireServiceError {
+    WireServiceError::Failed { message: message.into() }
+}
+
+impl Instance {
+    /// Sends a message to another plugin: the service [`SEND`].
+    pub(super) fn send_message(&self, payload: &[u8]) -> Reply {
+        let addressed = messages::split_address(payload);
+        let addressed = addressed.and_then(|(to, bytes)| Some((PluginId::new(to).ok()?, bytes)));
+        let Some((to, bytes)) = addressed else { return Err(failed("no plugin's id and message")) };
+        // First of all, so that a plugin which may not send there does not learn whether there is one.
+        let own_rule = match judge(&self.subject, &to) {
+            Ok(rule) => rule,
+            Err(rule) => {
+                tell(&self.subject, "send", to.as_str(), false, rule);
+                return Err(denied(SEND));
+            }
+        };
+        let (status, rule) = match self.deliver(&to, bytes) {
+            Ok(()) => (SendStatus::Taken, own_rule),
+            Err(Undelivered::TooLarge { max }) => {
+                tell(&self.subject, "send", to.as_str(), false, "too large".to_owned());
+                let len = bytes.len();
+                return Err(failed(format!("a message of {len} bytes, where at most {max} are allowed")));
+            }
+            Err(Undelivered::Refused(status, rule)) => (status, rule),
+        };
+        tell(&self.subject, "send", to.as_str(), status == SendStatus::Taken, rule);
+        Ok(Bytes(vec![status.encode()]))
+    }
+
+    fn deliver(&self, to: &PluginId, bytes: &[u8]) -> Result<(), Undelivered> {
+        let nobody = |rule: String| Undelivered::Refused(SendStatus::NoRecipient, rule);
+        let recipient = self.subject.exchange().find(to);
+        let recipient = recipient.ok_or_else(|| nobody("it is not loaded".to_owned()))?;
+        let rule = judge(&recipient.subject, self.subject.id())
+            .map_err(|rule| nobody(format!("of the other plugin: {rule}")))?;
+        let id_bytes = self.subject.id().as_str().len().saturating_add(1);
+        let for_it = usize::try_from(recipient.max_message_bytes).unwrap_or(usize::MAX);
+        let max = MAX_MESSAGE_BYTES.min(for_it.saturating_sub(id_bytes));
+        if bytes.len() > max {
+            return Err(Undelivered::TooLarge { max });
+        }
+        let message = Message { from: Arc::clone(&self.subject), bytes: bytes.to_vec() };
+        let put = lock(&recipient.mailbox).put(message);
+        match put {
+            Ok(None) => Ok(()),
+            Ok(Some((wait, message))) => {
+                tell(&recipient.subject, "receive", self.subject.id().as_str(), true, rule);
+                let reply = message.addressed();
+                recipient.send(&ToHelper::ServiceReply { id: wait.id, reply });
+                Ok(())
+            }
+            Err(status @ SendStatus::QueueFull) => {
+                Err(Undelivered::Refused(status, "its queue is full".to_owned()))
+            }
+            Err(_) => Err(nobody("it has ended".to_owned())),
+        }
+    }
+
+    /// The next message for this plugin: the service [`RECEIVE`]. `None` if the call `id` is answered later: by whoever sends
+    /// one, or by the reactor when the time is up.
+    pub(super) fn receive_message(&self, id: ServiceCallId, payload: &[u8]) -> Option<Reply> {
+        let Some(wait) = messages::decode_wait(payload) else {
+            return Some(Err(failed("no number of milliseconds")));
+        };
+        if !self.subject.holds_named(PERMISSION) {
+            tell(&self.subject, "receive", "", false, "not granted".to_owned());
+            return Some(Err(denied(RECEIVE)));
+        }
+        loop {
+            let mut mailbox = lock(&self.mailbox);
+            let Some(message) = mailbox.messages.pop_front() else {
+                if wait == Duration::ZERO {
+                    return Some(Ok(Bytes(Vec::new())));
+                }
+                if mailbox.waits.len() >= MOST_WAITS {
+                    return Some(Err(failed(format!("{MOST_WAITS} threads wait for messages already"))));
+                }
+                let until = Instant::now() + wait;
+                mailbox.waits.push(Wait { id, until });
+                drop(mailbox);
+                if let Some(core) = self.core.upgrade() {
+                    core.reactor.wait_until(self.id, until);
+                }
+                return None;
+            };
+            drop(mailbox);
+            // Judged anew, both ways: one that was revoked meanwhile is not delivered.
+            let from = message.from.id();
+            let sent = judge(&message.from, self.subject.id());
+            let verdict = sent.map_err(|rule| format!("of the other plugin: {rule}"));
+            let verdict = verdict.and_then(|_| judge(&self.subject, from));
+            let granted = verdict.is_ok();
+            tell(&self.subject, "receive", from.as_str(), granted, verdict.unwrap_or_else(|rule| rule));
+            if granted {
+                return Some(message.addressed());
+            }
+        }
+    }
+
+    /// Answers the waits whose time is up. When the next one's is.
+    pub(super) fn end_waits(&self, now: Instant) -> Option<Instant> {
+        let mut mailbox = lock(&self.mailbox);
+        let over: Vec<Wait> = mailbox.waits.extract_if(.., |wait| wait.until <= now).collect();
+        let next = mailbox.waits.iter().map(|wait| wait.until).min();
+        drop(mailbox);
+        for wait in over {
+            self.send(&ToHelper::ServiceReply { id: wait.id, reply: Ok(Bytes(Vec::new())) });
+        }
+        next
+    }
+
+    /// The helper has ended: nothing waits for it any more.
+    pub(super) fn close_mailbox(&self) {
+        let closed = Mailbox { closed: true, ..Mailbox::default() };
+        let left = std::mem::replace(&mut *lock(&self.mailbox), closed);
+        drop(left);
+        self.subject.exchange().leave(self);
+    }
+}
+
+impl Message {
+    fn addressed(&self) -> Reply {
+        messages::address(self.from.id().as_str(), &self.bytes).map(Bytes).ok_or_else(|| failed("no sender"))
+    }
+}
+
+/// Why a message that may be sent was not taken.
+enum Undelivered {
+    TooLarge { max: usize },
+    Refused(SendStatus, String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::policy::{PluginPolicy, PolicyCell};
+
+    fn sender(id: &str) -> Arc<Subject> {
+        let policy = PolicyCell::new(PluginPolicy::new()).unwrap();
+        Arc::new(Subject::new(PluginId::new(id).unwrap(), policy, None, Arc::default(), Arc::default()))
+    }
+
+    fn put(mailbox: &mut Mailbox, from: &Arc<Subject>, len: usize) -> Result<(), SendStatus> {
+        mailbox.put(Message { from: Arc::clone(from), bytes: vec![0; len] }).map(drop)
+    }
+
+    #[test]
+    fn a_queue_is_bounded_in_messages_and_in_bytes_for_each_sender_and_for_all() {
+        for (len, of_one, of_all) in [(0, 64, 256), (MAX_MESSAGE_BYTES, 4, 16)] {
+            let mut mailbox = Mailbox::default();
+            let mut taken = 0;
+            for sender in ["a", "b", "c", "d", "e"].map(sender) {
+                let of_this = (0..=of_one).filter(|_| put(&mut mailbox, &sender, len).is_ok()).count();
+                assert_eq!(of_this, of_one.min(of_all - taken));
+                taken += of_this;
+                assert_eq!(put(&mut mailbox, &sender, len), Err(SendStatus::QueueFull));
+            }
+            assert_eq!(taken, of_all);
+        }
+    }
+
+    #[test]
+    fn a_message_goes_to_the_wait_that_is_oldest_and_else_into_the_queue() {
+        let mut mailbox = Mailbox::default();
+        let until = Instant::now();
+        mailbox.waits.extend([1, 2].map(|id| Wait { id: ServiceCallId(id), until }));
+        let from = sender("a");
+        for expected in [Some(1), Some(2), None] {
+            let message = Message { from: Arc::clone(&from), bytes: Vec::new() };
+            let ended = mailbox.put(message).expect("taken").map(|(wait, _)| wait.id.0);
+            assert_eq!(ended, expected);
+        }
+        mailbox.closed = true;
+        assert_eq!(put(&mut mailbox, &from, 0), Err(SendStatus::NoRecipient));
+    }
+}
