@@ -14,6 +14,7 @@ mod information;
 mod lifecycle;
 mod limits;
 mod messages;
+mod modules;
 mod order;
 mod permissions;
 mod prompting;

@@ -2,6 +2,7 @@
 //!
 //! Runs in the host, on any thread. Owns whose turn it is. When it goes, its helper goes.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::thread::ThreadId;
@@ -11,6 +12,7 @@ use plugin_abi::{ErrorKind, PluginMetadata};
 use rustix::process::{Pid, Rlimit};
 
 use super::app::App;
+use super::broker::Brokered;
 use super::cause::Cause;
 use super::decider::DeciderCell;
 use super::events::{EventHub, escape};
@@ -42,6 +44,8 @@ pub(crate) struct Entry {
     /// Held while limits reach a helper: those that change during a load, which the helper may overwrite with what it
     /// was made with, are told to it again at the load's end.
     limits_turn: Mutex<()>,
+    /// Held while the allowed modules change.
+    modules_turn: Mutex<()>,
 }
 
 /// What it has at the moment.
@@ -91,6 +95,7 @@ impl Entry {
             turn: Mutex::new(()),
             operator: Mutex::new(None),
             limits_turn: Mutex::new(()),
+            modules_turn: Mutex::new(()),
         })
     }
 
@@ -130,6 +135,51 @@ impl Entry {
         apply_limits(instance, &limits)?;
         instance.set_limits(limits.max_cpu_time_sec, limits.max_memory_mb);
         Ok(())
+    }
+
+    /// Allows a module, for a running plugin's next `dlopen` too: not if it is not found, or needs what is not allowed.
+    pub(crate) fn add_module(&self, soname: &str) -> Result<bool, PluginSandboxError> {
+        let _turn = lock(&self.modules_turn);
+        let policy = self.subject.policy();
+        if let Some(brokered) = self.brokered() {
+            let mut names = policy.modules();
+            names.insert(soname.to_owned());
+            brokered.served.allow(soname, &|name| names.contains(name))?;
+        }
+        Ok(policy.change_modules(|modules| modules.insert(soname.to_owned())))
+    }
+
+    /// Allows it no more. Whether it was allowed.
+    pub(crate) fn remove_module(&self, soname: &str) -> bool {
+        let _turn = lock(&self.modules_turn);
+        let policy = self.subject.policy();
+        let held = policy.change_modules(|modules| modules.remove(soname));
+        if let Some(brokered) = self.brokered() {
+            let names = policy.modules();
+            brokered.served.keep(&|name| names.contains(name));
+        }
+        held
+    }
+
+    /// Tells the broker of a helper that has just loaded of the modules that became allowed, or not, since the load began.
+    pub(crate) fn settle_modules(
+        &self,
+        instance: &Instance,
+        then: &BTreeSet<String>,
+    ) -> Result<(), PluginSandboxError> {
+        let _turn = lock(&self.modules_turn);
+        let names = self.subject.policy().modules();
+        if let Some(brokered) = instance.brokered().filter(|_| names != *then) {
+            let allowed = |name: &str| names.contains(name);
+            brokered.served.keep(&allowed);
+            names.difference(then).try_for_each(|name| brokered.served.allow(name, &allowed))?;
+        }
+        Ok(())
+    }
+
+    /// What the broker works with for the helper of the last load, if that lives.
+    fn brokered(&self) -> Option<Arc<Brokered>> {
+        self.instance()?.brokered()
     }
 
     // ---- operations

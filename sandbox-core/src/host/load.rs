@@ -2,6 +2,7 @@
 //!
 //! Runs in the host, on the thread that asked. Owns that nothing is loaded before every required layer stands.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -38,6 +39,8 @@ pub(crate) struct Checked {
     pub(crate) metadata: PluginMetadata,
     served: Served,
     order: Vec<String>,
+    /// The modules that were allowed then.
+    allowed: BTreeSet<String>,
 }
 
 /// Loads the plugin at `path` into a new helper.
@@ -59,6 +62,7 @@ pub(crate) fn load(entry: &Arc<Entry>, path: &Path) -> Result<Loaded, PluginSand
             if rlimits::is_wider_at_start(&limits) || entry.subject().limits() != limits {
                 entry.settle_limits(&instance)?;
             }
+            entry.settle_modules(&instance, &checked.allowed)?;
             Ok(Loaded { instance, runtime, report, metadata: Arc::new(checked.metadata) })
         }
         Ok(Reply::Loaded(Err(fault))) => {
@@ -126,8 +130,8 @@ fn check(entry: &Entry, path: &Path) -> Result<Checked, PluginSandboxError> {
     let modules = extra_modules(&library, needed, wanted, &allowed, system, Limits::default())?;
     let place = format!("/plugin/{}.so", entry.subject().id());
     order.push(place.clone());
-    let served = Served::new(library.fd, &place, modules, system.folders());
-    Ok(Checked { metadata, served, order })
+    let served = Served::new(library, &place, modules, &allowed);
+    Ok(Checked { metadata, served, order, allowed: names })
 }
 
 /// A helper that has been confined, and waits.

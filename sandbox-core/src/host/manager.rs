@@ -244,9 +244,9 @@ impl PluginSandboxManager {
     /// [`PluginSandbox::add_allowed_module`] of the plugin `id`: whether it is new.
     ///
     /// # Errors
-    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin).
+    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin), and as there.
     pub fn add_allowed_module(&self, id: &str, soname: &str) -> Result<bool, PluginSandboxError> {
-        Ok(self.create_sandbox(id)?.add_allowed_module(soname))
+        self.create_sandbox(id)?.add_allowed_module(soname)
     }
 
     /// [`PluginSandbox::remove_allowed_module`] of the plugin `id`: whether it was allowed.

@@ -178,14 +178,25 @@ impl PluginSandbox {
         self.entry.subject().policy().modules().into_iter().collect()
     }
 
-    /// Allows one more, from the next load on. Returns whether it is new.
-    pub fn add_allowed_module(&self, soname: &str) -> bool {
-        self.entry.subject().policy().change_modules(|modules| modules.insert(soname.to_owned()))
+    /// Allows one more, in any state. Returns whether it is new.
+    ///
+    /// On a loaded plugin it is looked for and checked at once, with everything that it needs, and the plugin's next `dlopen`
+    /// of it loads the bytes that were checked. What it needs has to be allowed before it. On any other plugin the next load
+    /// checks.
+    ///
+    /// # Errors
+    /// [`Library`](PluginSandboxError::Library) if the plugin is loaded and the module is not found, is no library, or needs
+    /// what is not allowed; it names the chain from the plugin. Then nothing has changed.
+    pub fn add_allowed_module(&self, soname: &str) -> Result<bool, PluginSandboxError> {
+        self.entry.add_module(soname)
     }
 
-    /// Allows it no more, from the next load on. Returns whether it was allowed.
+    /// Allows it no more, in any state. Returns whether it was allowed.
+    ///
+    /// Once this returns a loaded plugin's next `dlopen` of it fails. A module that the plugin has loaded already stays
+    /// loaded, as code that it has: to take that too, unload the plugin.
     pub fn remove_allowed_module(&self, soname: &str) -> bool {
-        self.entry.subject().policy().change_modules(|modules| modules.remove(soname))
+        self.entry.remove_module(soname)
     }
 
     /// Checks the library at `path`, confines a helper for it, and loads it there. From `Registered`, `Unloaded` or

@@ -1,60 +1,124 @@
 //! What loading needs: the verified bytes of the plugin and of its modules, under the paths that the helper is told.
 //!
-//! Runs in the host. Served whatever the permissions: a descriptor of these is the only one that can be mapped as code.
+//! Runs in the host. Served whatever the permissions: a descriptor of these is the only one that can be mapped as code. Which
+//! modules there are changes under a running plugin; no lock is held while a file is looked for, read or opened.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use nix::errno::Errno;
 use rustix::fs::{Mode, OFlags};
 
-use crate::host::library::Module;
+use crate::host::library::{LibraryError, Limits, Module, SealedLibrary, with_module};
+use crate::host::load::system_folders;
 
 /// The files that a helper may load.
 #[derive(Debug, Default)]
 pub(crate) struct Served {
-    files: Vec<Arc<OwnedFd>>,
+    plugin: Option<Plugin>,
+    modules: RwLock<Modules>,
+}
+
+#[derive(Debug)]
+struct Plugin {
+    library: SealedLibrary,
+    /// The path that the helper is told.
+    place: PathBuf,
+}
+
+#[derive(Debug, Default)]
+struct Modules {
+    list: Vec<Module>,
     by_path: HashMap<PathBuf, usize>,
     by_name: HashMap<String, usize>,
-    folders: Vec<PathBuf>,
+}
+
+impl Modules {
+    /// Those of `modules` that may be loaded under some name.
+    fn new(modules: Vec<Module>, allowed: &dyn Fn(&str) -> bool) -> Self {
+        let (mut list, mut by_path, mut by_name) = (Vec::new(), HashMap::new(), HashMap::new());
+        for module in modules {
+            let names: Vec<String> = module.names(allowed).map(str::to_owned).collect();
+            if names.is_empty() {
+                continue;
+            }
+            by_path.insert(module.path.clone(), list.len());
+            by_name.extend(names.into_iter().map(|name| (name, list.len())));
+            list.push(module);
+        }
+        Self { list, by_path, by_name }
+    }
 }
 
 impl Served {
-    /// The plugin as `path`, and `modules`; those are found in any of the system's `folders` too, since a loader that is
-    /// asked for a soname tries them in turn.
-    pub(crate) fn new(plugin: Arc<OwnedFd>, path: &str, modules: Vec<Module>, folders: &[PathBuf]) -> Self {
-        let mut served = Self { folders: folders.to_vec(), ..Self::default() };
-        served.by_path.insert(PathBuf::from(path), 0);
-        served.files.push(plugin);
-        for module in modules {
-            let index = served.files.len();
-            served.by_path.insert(module.path, index);
-            served
-                .by_name
-                .extend(module.aliases.into_iter().chain([module.soname]).map(|name| (name, index)));
-            served.files.push(Arc::new(module.fd));
-        }
-        served
+    /// The plugin as `place`, and `modules`; those are found in any of the system's folders too, since a loader that is asked
+    /// for a soname tries them in turn.
+    pub(crate) fn new(
+        library: SealedLibrary,
+        place: &str,
+        modules: Vec<Module>,
+        allowed: &dyn Fn(&str) -> bool,
+    ) -> Self {
+        let plugin = Some(Plugin { library, place: place.into() });
+        Self { plugin, modules: RwLock::new(Modules::new(modules, allowed)) }
     }
 
     /// The file to be loaded as `path`, opened afresh: one open shared by two would share its offset.
     pub(crate) fn open(&self, path: &[u8]) -> Option<Result<OwnedFd, Errno>> {
-        let file = self.files.get(self.find(Path::new(OsStr::from_bytes(path)))?)?;
+        let file = self.find(Path::new(OsStr::from_bytes(path)))?;
         let again = format!("/proc/self/fd/{}", file.as_raw_fd());
         let opened = rustix::fs::open(again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         Some(opened.map_err(|errno| Errno::from_raw(errno.raw_os_error())))
     }
 
-    fn find(&self, path: &Path) -> Option<usize> {
-        if let Some(index) = self.by_path.get(path) {
-            return Some(*index);
+    fn find(&self, path: &Path) -> Option<Arc<OwnedFd>> {
+        if let Some(plugin) = self.plugin.as_ref().filter(|plugin| plugin.place == path) {
+            return Some(Arc::clone(&plugin.library.fd));
         }
-        let (folder, name) = (path.parent()?, path.file_name()?.to_str()?);
-        let in_system = self.folders.iter().any(|system| system == folder);
-        self.by_name.get(name).filter(|_| in_system).copied()
+        let modules = self.modules.read().unwrap_or_else(PoisonError::into_inner);
+        let by_name = || {
+            let name = path.file_name()?.to_str()?;
+            modules.by_name.get(name).filter(|_| path.parent().is_some_and(is_system))
+        };
+        let index = modules.by_path.get(path).or_else(by_name)?;
+        modules.list.get(*index).map(|module| Arc::clone(&module.fd))
     }
+
+    /// Whether the loader looks for modules there. It never looks again into a folder that it once took for missing.
+    pub(crate) fn is_folder(&self, path: &[u8]) -> bool {
+        is_system(Path::new(OsStr::from_bytes(path)))
+    }
+
+    /// From now on the module called `name` can be loaded, and what it needs, if all of that is `allowed`: else nothing changes.
+    pub(crate) fn allow(&self, name: &str, allowed: &dyn Fn(&str) -> bool) -> Result<(), LibraryError> {
+        let known = self.modules.read().unwrap_or_else(PoisonError::into_inner).list.clone();
+        let Some(Plugin { library, .. }) = &self.plugin else { return Ok(()) };
+        // One that is not allowed any more is looked for and judged anew, with what it needs.
+        let known = known.into_iter().filter(|module| module.names(allowed).next().is_some()).collect();
+        let modules = with_module(library, known, name, allowed, system_folders(), Limits::default())?;
+        self.change(modules, allowed);
+        Ok(())
+    }
+
+    /// From now on only what is `allowed` can be loaded.
+    pub(crate) fn keep(&self, allowed: &dyn Fn(&str) -> bool) {
+        let known = self.modules.read().unwrap_or_else(PoisonError::into_inner).list.clone();
+        self.change(known, allowed);
+    }
+
+    /// Its callers take turns: whoever changes the policy's modules holds a lock of the plugin's.
+    fn change(&self, modules: Vec<Module>, allowed: &dyn Fn(&str) -> bool) {
+        let modules = Modules::new(modules, allowed);
+        let before =
+            std::mem::replace(&mut *self.modules.write().unwrap_or_else(PoisonError::into_inner), modules);
+        drop(before); // closes files
+    }
+}
+
+fn is_system(folder: &Path) -> bool {
+    system_folders().folders().iter().any(|system| system == folder)
 }

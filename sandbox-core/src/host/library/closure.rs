@@ -9,6 +9,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::elf::{self, ElfFacts, Metadata};
 use super::error::LibraryError;
@@ -51,7 +52,7 @@ impl Default for Limits {
 }
 
 /// A library to deliver to a helper.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Module {
     /// The name under which it is needed.
     pub soname: String,
@@ -60,7 +61,7 @@ pub struct Module {
     /// Where it was found: absolute, symbolic links not resolved.
     pub path: PathBuf,
     /// Its bytes: the file itself, opened read-only, or a sealed copy. At offset 0, an open description of its own.
-    pub fd: OwnedFd,
+    pub fd: Arc<OwnedFd>,
     /// Whether `fd` is a sealed copy, since others than root could change the file.
     pub sealed: bool,
     /// Whether it is one of [`BASE_MODULES`].
@@ -69,6 +70,14 @@ pub struct Module {
     pub needed_by: Vec<String>,
     /// The file's device and inode.
     identity: (u64, u64),
+}
+
+impl Module {
+    /// The names under which it may be loaded: none, if none is `allowed` any more.
+    pub fn names(&self, allowed: &dyn Fn(&str) -> bool) -> impl Iterator<Item = &str> {
+        let names = std::iter::once(&self.soname).chain(&self.aliases).map(String::as_str);
+        names.filter(move |name| is_base(name) || allowed(name))
+    }
 }
 
 /// A module in the closure of a plugin's `NEEDED` entries, as `inspect` shows it.
@@ -138,6 +147,29 @@ pub fn extra_modules<'n>(
             other => other?,
         }
     }
+    Ok(walk.finish())
+}
+
+/// `modules`, and after them the one called `name` with what it needs.
+///
+/// # Errors
+/// As [`closure`].
+pub fn with_module(
+    root: &SealedLibrary,
+    modules: Vec<Module>,
+    name: &str,
+    allowed: &dyn Fn(&str) -> bool,
+    system: &SystemFolders,
+    limits: Limits,
+) -> Result<Vec<Module>, LibraryError> {
+    let mut walk = Walk::new(root, modules, allowed, system, limits);
+    let plugin_name = root.file_name();
+    let plugin = Link { name: &plugin_name, path: &root.path, facts: &root.facts, needed_by: None };
+    if !elf::is_plain_name(name) {
+        let (module, chain) = (name.to_owned(), plugin.chain(name));
+        return Err(LibraryError::ModuleNotFound { module, chain, searched: Vec::new() });
+    }
+    walk.visit(name, &plugin)?;
     Ok(walk.finish())
 }
 
@@ -296,7 +328,7 @@ impl<'a> Walk<'a> {
         self.modules.push(Module {
             soname: soname.to_owned(),
             aliases: Vec::new(),
-            fd: file.into(),
+            fd: Arc::new(file.into()),
             sealed,
             base,
             needed_by: by.names(),
@@ -465,7 +497,7 @@ mod tests {
         let modules = closure(&vendor.plugin(), &|_| true, &system(), Limits::default()).unwrap();
         for module in modules {
             let before = fs::read(&module.path).unwrap();
-            let file = File::from(module.fd);
+            let file = File::from(Arc::into_inner(module.fd).expect("nobody else has it"));
             assert_eq!(rustix::fs::tell(&file).unwrap(), 0, "the loader reads from the offset on");
             assert!(file.write_at(b"x", 0).is_err(), "{}", module.soname);
             assert_eq!(

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::errno::Errno;
 use rustix::fs::{FileType, Mode, OFlags};
 
-use self::tree::{Tree, stat_bytes};
+use self::tree::{Tree, neutral_stat, stat_bytes};
 use super::requests::{Answer, Attempt, Refused, Request};
 use super::{base, memory};
 use crate::shared::policy::Grants;
@@ -187,6 +187,9 @@ impl Request<'_> {
                     &judged.rule,
                 );
                 self.write(address, &stat_bytes(&judged.stat))
+            }
+            Err(_) if self.brokered.served.is_folder(&named.path) => {
+                self.write(address, &neutral_stat(libc::S_IFDIR | 0o755))
             }
             Err(refused) => {
                 self.refuse(Attempt { permission: "file-read", action: "stat", object: &named.path }, refused)
