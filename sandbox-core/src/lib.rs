@@ -41,9 +41,9 @@ pub use host::{
 };
 pub use plugin_abi::{ErrorKind, PluginMetadata};
 pub use shared::policy::{
-    Demand, Grade, GradeError, Layer, LayerPolicy, LimitError, PERMISSION_FILE_READ, PERMISSION_FILE_WRITE,
-    PERMISSION_NETWORK, PERMISSION_PLUGIN, PERMISSION_PROCESS, PERMISSION_SYSTEM, PERMISSION_UI,
-    PermissionError, PluginId, PluginIdError, PluginPermission, ResourceLimits, STANDARD_PERMISSIONS, Scope,
-    ScopeError,
+    Demand, Grade, GradeError, Layer, LayerPolicy, LimitError, NetworkScope, PERMISSION_FILE_READ,
+    PERMISSION_FILE_WRITE, PERMISSION_NETWORK, PERMISSION_PLUGIN, PERMISSION_PROCESS, PERMISSION_SYSTEM,
+    PERMISSION_UI, PermissionError, PluginId, PluginIdError, PluginPermission, ResourceLimits,
+    STANDARD_PERMISSIONS, Scope, ScopeError,
 };
 pub use shared::wire::report::Step;

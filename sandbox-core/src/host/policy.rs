@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{PoisonError, RwLock};
 
 use crate::shared::policy::{
-    Grade, Grants, LayerPolicy, PermissionError, PluginPermission, ResourceLimits, Scope,
+    Grade, Grants, LayerPolicy, NetworkScope, PermissionError, PluginPermission, ResourceLimits, Scope,
 };
 
 /// What a plugin may do: nothing, until something is added.
@@ -87,6 +87,10 @@ impl PluginPolicy {
 fn real_scope(permission: &PluginPermission) -> Option<Scope> {
     match permission.scope()? {
         Scope::Path(path) => Scope::path(path.canonicalize().ok()?).ok(),
+        Scope::Network(scope) => {
+            let real = scope.unix_path()?.canonicalize().ok()?;
+            NetworkScope::unix(real).ok().map(Scope::Network)
+        }
         Scope::Name(_) => None,
     }
 }

@@ -45,8 +45,13 @@ impl Decision {
         if self.permission.name() != name {
             return None;
         }
-        let Some(own) = self.permission.scope() else { return Some(0) };
-        [Some(own), self.real.as_ref()].into_iter().flatten().filter(|own| own.covers(scope)).map(width).max()
+        let Some(own) = self.permission.scope() else { return (!scope.is_apart()).then_some(0) };
+        [Some(own), self.real.as_ref()]
+            .into_iter()
+            .flatten()
+            .filter(|own| own.covers(scope))
+            .map(Scope::width)
+            .max()
     }
 
     fn covers(&self, permission: &PluginPermission) -> bool {
@@ -82,10 +87,10 @@ impl Grants {
 
     /// Takes away everything that `permission` covers. Returns whether any of it was held.
     pub(crate) fn revoke(&mut self, permission: &PluginPermission, real: Option<Scope>) -> bool {
-        let held =
-            self.holds(permission) || self.granted.iter().any(|grant| permission.covers(&grant.permission));
-        self.granted.retain(|grant| !permission.covers(&grant.permission));
-        self.denied.retain(|denial| !permission.covers(&denial.permission));
+        let held = self.holds(permission)
+            || self.granted.iter().any(|grant| permission.takes_along(&grant.permission));
+        self.granted.retain(|grant| !permission.takes_along(&grant.permission));
+        self.denied.retain(|denial| !permission.takes_along(&denial.permission));
         let denial = Decision { permission: permission.clone(), real, grade: Grade::default() };
         // What is left and still covers it is wider: a denial cuts the revoked part out.
         let real = denial.real.clone().map(|real| permission.at(real));
@@ -118,7 +123,12 @@ impl Grants {
 
     /// Whether the object at `scope` may be used under the permission called `name`.
     pub(crate) fn judge(&self, name: &str, scope: &Scope) -> Verdict<'_> {
-        match self.deciding(name, scope) {
+        self.judge_as(name, std::slice::from_ref(scope))
+    }
+
+    /// The same of an object that is known under several scopes, such as an address and the names that it was found by.
+    pub(crate) fn judge_as(&self, name: &str, scopes: &[Scope]) -> Verdict<'_> {
+        match self.deciding(name, scopes) {
             None => Verdict::NotGranted,
             Some(Ok(grant)) => Verdict::Granted(&grant.permission),
             Some(Err(denial)) => Verdict::Denied(&denial.permission),
@@ -127,17 +137,27 @@ impl Grants {
 
     /// The grade of the grant that opens the object at `scope` under the permission called `name`; `None` if none does.
     pub(crate) fn grade(&self, name: &str, scope: &Scope) -> Option<Grade> {
-        self.deciding(name, scope)?.ok().map(|grant| grant.grade)
+        self.grade_as(name, std::slice::from_ref(scope))
+    }
+
+    /// The same of an object that is known under several scopes.
+    pub(crate) fn grade_as(&self, name: &str, scopes: &[Scope]) -> Option<Grade> {
+        self.deciding(name, scopes)?.ok().map(|grant| grant.grade)
     }
 
     /// The grant that opens it, or the denial that does not.
-    fn deciding(&self, name: &str, scope: &Scope) -> Option<Result<&Decision, &Decision>> {
+    fn deciding(&self, name: &str, scopes: &[Scope]) -> Option<Result<&Decision, &Decision>> {
         // Of two equally narrow grants, the one of which more can be taken back.
-        fn narrowest<'a>(list: &'a [Decision], name: &str, scope: &Scope) -> Option<(usize, &'a Decision)> {
-            let covering = list.iter().filter_map(|own| Some((own.width(name, scope)?, own)));
+        fn narrowest<'a>(
+            list: &'a [Decision],
+            name: &str,
+            scopes: &[Scope],
+        ) -> Option<(usize, &'a Decision)> {
+            let width = |own: &Decision| scopes.iter().filter_map(|scope| own.width(name, scope)).max();
+            let covering = list.iter().filter_map(|own| Some((width(own)?, own)));
             covering.max_by_key(|(width, own)| (*width, own.grade))
         }
-        match (narrowest(&self.granted, name, scope), narrowest(&self.denied, name, scope)) {
+        match (narrowest(&self.granted, name, scopes), narrowest(&self.denied, name, scopes)) {
             (None, None) => None,
             (Some((_, grant)), None) => Some(Ok(grant)),
             (Some((grant_width, grant)), Some((denial_width, _))) if grant_width > denial_width => {
@@ -147,22 +167,21 @@ impl Grants {
         }
     }
 
+    /// The scopes of every decision about the permission called `name`; `None` is the unscoped one.
+    pub(crate) fn scopes<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Option<&'a Scope>> + 'a {
+        let all = self.granted.iter().chain(&self.denied).map(|decision| &decision.permission);
+        all.filter(move |permission| permission.name() == name).map(PluginPermission::scope)
+    }
+
     /// Every permission that is granted, in the order in which it was.
     pub(crate) fn list(&self) -> Vec<PluginPermission> {
         self.granted.iter().map(|grant| grant.permission.clone()).collect()
     }
 }
 
-fn width(scope: &Scope) -> usize {
-    match scope {
-        Scope::Path(path) => path.components().count(),
-        Scope::Name(_) => usize::MAX,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::permission::{PERMISSION_FILE_READ, PERMISSION_FILE_WRITE};
+    use super::super::permission::{PERMISSION_FILE_READ, PERMISSION_FILE_WRITE, PERMISSION_NETWORK};
     use super::*;
 
     fn granted(permissions: impl IntoIterator<Item = PluginPermission>) -> Grants {
@@ -259,6 +278,32 @@ mod tests {
         let mut grants = granted([at("/a")]);
         assert!(!grants.revoke(&at("/b"), None));
         assert!(grants.holds(&at("/a")));
+    }
+
+    #[test]
+    fn unix_sockets_are_granted_by_their_own_scope_and_revoked_with_everything() {
+        let network = |scope: &str| PERMISSION_NETWORK.scoped(scope).unwrap();
+        let mut grants = granted([PERMISSION_NETWORK]);
+        assert!(grants.holds(&network("10.0.0.1:80")));
+        assert!(grants.holds(&network("listen:80")));
+        assert!(!grants.holds(&network("unix:/run/a")));
+        grants.grant(network("unix:/run"), None);
+        assert!(grants.holds(&network("unix:/run/a")));
+        assert!(grants.revoke(&PERMISSION_NETWORK, None));
+        assert!(grants.list().is_empty());
+    }
+
+    #[test]
+    fn an_address_is_judged_by_the_names_it_was_found_by_too_and_the_narrowest_counts() {
+        let network = |scope: &str| PERMISSION_NETWORK.scoped(scope).unwrap();
+        let found = ["10.0.0.1:80", "a.org:80"].map(|scope| Scope::network(scope).unwrap());
+        let mut grants = granted([network("b.org")]);
+        assert!(!grants.judge_as("network", &found).is_granted());
+        grants.grant(network("a.org:80"), None);
+        assert!(grants.judge_as("network", &found).is_granted());
+        let mut grants = granted([PERMISSION_NETWORK]);
+        grants.revoke(&network("a.org"), None);
+        assert!(!grants.judge_as("network", &found).is_granted());
     }
 
     #[test]

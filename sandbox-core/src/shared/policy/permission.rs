@@ -76,7 +76,8 @@ const fn standard(name: &'static str, description: &'static str) -> PluginPermis
 pub const PERMISSION_FILE_READ: PluginPermission = standard("file-read", "read files");
 /// Create, write, rename and remove files; scope: a file or a tree. Implies nothing about reading.
 pub const PERMISSION_FILE_WRITE: PluginPermission = standard("file-write", "write files");
-/// Use the network; scope: a name.
+/// Connect over TCP and UDP, look names up, and listen; scope: a [`NetworkScope`](crate::NetworkScope), as in `example.org:443`. Without
+/// one it reaches everything but Unix sockets, each of which wants a scope of its own: `unix:/run/app.sock`.
 pub const PERMISSION_NETWORK: PluginPermission = standard("network", "use the network");
 /// Start programs; scope: an executable.
 pub const PERMISSION_PROCESS: PluginPermission = standard("process", "start programs");
@@ -126,8 +127,8 @@ impl PluginPermission {
         Ok(Self { scope: Some(scope), ..self.clone() })
     }
 
-    /// The same permission with the scope that `text` stands for: a path for file and process permissions, a name
-    /// for others.
+    /// The same permission with the scope that `text` stands for: a path for file and process permissions, a
+    /// [`NetworkScope`](crate::NetworkScope) for `network`, a name for others.
     ///
     /// # Errors
     /// [`PermissionError::Scope`] if it is no scope, [`PermissionError::NoScope`] for `ui` and `system`.
@@ -138,7 +139,8 @@ impl PluginPermission {
         if matches!(&*self.name, "ui" | "system") {
             return Err(PermissionError::NoScope { name: self.name.to_string(), scope: text.to_owned() });
         }
-        let scope = Scope::name(text).map_err(|source| self.scope_error(source))?;
+        let scope = if self.name == "network" { Scope::network(text) } else { Scope::name(text) };
+        let scope = scope.map_err(|source| self.scope_error(source))?;
         Ok(Self { scope: Some(scope), ..self.clone() })
     }
 
@@ -167,14 +169,19 @@ impl PluginPermission {
         Self { scope: Some(scope), ..self.clone() }
     }
 
-    /// Whether holding `self` is holding `other` too.
+    /// Whether holding `self` is holding `other` too. `network` without a scope leaves Unix sockets out.
     pub fn covers(&self, other: &Self) -> bool {
         self.name == other.name
             && match (&self.scope, &other.scope) {
-                (None, _) => true,
+                (None, other) => !other.as_ref().is_some_and(Scope::is_apart),
                 (Some(_), None) => false,
                 (Some(own), Some(other)) => own.covers(other),
             }
+    }
+
+    /// Whether revoking `self` takes `other` away: without a scope, every scope.
+    pub(crate) fn takes_along(&self, other: &Self) -> bool {
+        self.name == other.name && self.scope.is_none() || self.covers(other)
     }
 
     fn is_about_paths(&self) -> bool {
@@ -239,7 +246,14 @@ mod tests {
 
     #[test]
     fn a_permission_reads_back_as_it_was_written() {
-        for text in ["file-read", "file-read:/etc/hosts", "network:example.org", "plugin:hello", "payments"] {
+        for text in [
+            "file-read",
+            "file-read:/etc/hosts",
+            "network:example.org",
+            "network:listen:80",
+            "plugin:hello",
+            "payments",
+        ] {
             assert_eq!(text.parse::<PluginPermission>().unwrap().to_string(), text);
         }
         for bad in ["", "File Read", "ui:x", "file-read:", "file-read:etc", "plugin:", ":x"] {

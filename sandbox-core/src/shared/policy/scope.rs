@@ -1,7 +1,9 @@
-//! How far a permission reaches: a part of the file system, or a name.
+//! How far a permission reaches: a part of the file system, of the network, or a name.
 
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
+
+use super::network::NetworkScope;
 
 /// How far a [`PluginPermission`](crate::PluginPermission) reaches; a permission without a scope reaches everything
 /// of its kind.
@@ -13,6 +15,8 @@ pub enum Scope {
     Path(PathBuf),
     /// A name that is compared as it stands: another plugin's id, a service of the host's own.
     Name(String),
+    /// Hosts and ports, or Unix sockets.
+    Network(NetworkScope),
 }
 
 /// A text that cannot be a scope.
@@ -39,7 +43,7 @@ impl Scope {
     /// or more than 4095 bytes.
     pub fn path(path: impl AsRef<Path>) -> Result<Self, ScopeError> {
         let path = path.as_ref();
-        let refuse = |why| ScopeError { scope: path.to_string_lossy().chars().take(200).collect(), why };
+        let refuse = |why| ScopeError { scope: short(&path.to_string_lossy()), why };
         if !path.is_absolute() {
             return Err(refuse("a path scope must be absolute"));
         }
@@ -68,7 +72,30 @@ impl Scope {
             odd if odd.chars().any(char::is_control) => "has a control character",
             _ => return Ok(Self::Name(name)),
         };
-        Err(ScopeError { scope: name.chars().take(200).collect(), why })
+        Err(ScopeError { scope: short(&name), why })
+    }
+
+    /// A scope that is a part of the network: `example.org:443`, `10.0.0.0/8`, `listen:8080`, `unix:/run/app.sock`, and what
+    /// else [`NetworkScope`] shows.
+    ///
+    /// # Errors
+    /// [`ScopeError`] if it is none of these.
+    pub fn network(text: &str) -> Result<Self, ScopeError> {
+        text.parse().map(Self::Network)
+    }
+
+    /// Whether a permission without a scope leaves this out: Unix sockets are granted one by one.
+    pub(crate) fn is_apart(&self) -> bool {
+        matches!(self, Self::Network(scope) if !scope.is_internet())
+    }
+
+    /// How narrow this is among the scopes that cover one object.
+    pub(crate) fn width(&self) -> usize {
+        match self {
+            Self::Path(path) => path.components().count(),
+            Self::Name(_) => usize::MAX,
+            Self::Network(scope) => scope.width(),
+        }
     }
 
     /// Whether everything that `other` reaches is reached by `self` too.
@@ -77,6 +104,7 @@ impl Scope {
             // By whole components: `/data/app` covers `/data/app/x`, never `/data/app2`.
             (Self::Path(tree), Self::Path(path)) => path.starts_with(tree),
             (Self::Name(name), Self::Name(other)) => name == other,
+            (Self::Network(own), Self::Network(other)) => own.covers(other),
             _ => false,
         }
     }
@@ -87,8 +115,14 @@ impl fmt::Display for Scope {
         match self {
             Self::Path(path) => write!(f, "{}", path.display()),
             Self::Name(name) => f.write_str(name),
+            Self::Network(scope) => scope.fmt(f),
         }
     }
+}
+
+/// The first 200 characters of a text.
+pub(super) fn short(text: &str) -> String {
+    text.chars().take(200).collect()
 }
 
 #[cfg(test)]
