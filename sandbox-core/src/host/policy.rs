@@ -1,7 +1,7 @@
 //! What a plugin is registered with, and the cell in which a running plugin's policy can change.
 
 use std::collections::BTreeSet;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::shared::policy::{
     Grade, Grants, LayerPolicy, NetworkScope, PermissionError, PluginPermission, ResourceLimits, Scope,
@@ -98,7 +98,8 @@ fn real_scope(permission: &PluginPermission) -> Option<Scope> {
 /// A policy that changes under a running plugin: whoever decides reads it at that moment.
 #[derive(Debug)]
 pub(crate) struct PolicyCell {
-    grants: RwLock<Grants>,
+    /// Replaced and never changed, so that whoever decides holds no lock while the file system works.
+    grants: RwLock<Arc<Grants>>,
     limits: RwLock<ResourceLimits>,
     modules: RwLock<BTreeSet<String>>,
     pub(crate) layers: LayerPolicy,
@@ -118,7 +119,7 @@ impl PolicyCell {
             }
         }
         Ok(Self {
-            grants: RwLock::new(grants),
+            grants: RwLock::new(Arc::new(grants)),
             limits: RwLock::new(policy.limits),
             modules: RwLock::new(policy.modules),
             layers: policy.layers,
@@ -126,24 +127,33 @@ impl PolicyCell {
     }
 
     pub(crate) fn read<T>(&self, look: impl FnOnce(&Grants) -> T) -> T {
-        look(&self.grants.read().unwrap_or_else(PoisonError::into_inner))
+        look(&self.grants())
+    }
+
+    /// The grants as they are at this moment.
+    pub(crate) fn grants(&self) -> Arc<Grants> {
+        Arc::clone(&self.grants.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Grants) -> T) -> T {
+        change(Arc::make_mut(&mut self.grants.write().unwrap_or_else(PoisonError::into_inner)))
     }
 
     pub(crate) fn grant(&self, permission: PluginPermission) {
         let real = real_scope(&permission); // the file system is asked before the lock is held
-        self.grants.write().unwrap_or_else(PoisonError::into_inner).grant(permission, real);
+        self.change(|grants| grants.grant(permission, real));
     }
 
     pub(crate) fn grant_as(&self, permission: PluginPermission, grade: Grade) -> Result<(), PermissionError> {
         grade.check(&permission)?;
         let real = real_scope(&permission);
-        self.grants.write().unwrap_or_else(PoisonError::into_inner).grant_as(permission, grade, real);
+        self.change(|grants| grants.grant_as(permission, grade, real));
         Ok(())
     }
 
     pub(crate) fn revoke(&self, permission: &PluginPermission) -> bool {
         let real = real_scope(permission);
-        self.grants.write().unwrap_or_else(PoisonError::into_inner).revoke(permission, real)
+        self.change(|grants| grants.revoke(permission, real))
     }
 
     pub(crate) fn limits(&self) -> ResourceLimits {

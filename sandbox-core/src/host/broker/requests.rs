@@ -149,13 +149,12 @@ impl Request<'_> {
         memory::write(&self.brokered.memory, self.notification.tid, address, bytes).map(|()| 0).into()
     }
 
-    /// The grants as they are at this moment, with what was allowed for this request alone. A copy: no lock is held while
-    /// the file system works.
-    pub(super) fn grants(&self) -> Grants {
-        let mut grants = self.instance.subject.policy().read(Grants::clone);
+    /// The grants as they are at this moment, with what was allowed for this request alone.
+    pub(super) fn grants(&self) -> Arc<Grants> {
+        let mut grants = self.instance.subject.policy().grants();
         for (permission, ruling) in self.rulings {
             if *ruling == Ruling::AllowOnce {
-                grants.grant(permission.clone(), permission.scope().cloned());
+                Arc::make_mut(&mut grants).grant(permission.clone(), permission.scope().cloned());
             }
         }
         grants
