@@ -9,6 +9,7 @@ mod channel;
 mod facts;
 mod files;
 mod kernel;
+mod machine;
 mod memory;
 mod messages;
 mod services;
@@ -100,6 +101,8 @@ impl Plugin for Probe {
 
             "facts" => facts::all(),
             "descriptors" => facts::descriptors(),
+            "host_name" => machine::host_name(),
+            "sysinfo" => machine::sysinfo(),
 
             "close_channel" => channel::close(),
             "write_channel" => channel::write(payload),

@@ -11,6 +11,7 @@ mod memory;
 mod prompts;
 mod refused;
 mod requests;
+mod system;
 mod workers;
 
 use std::fs::File;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 pub(crate) use loader::Served;
 pub(crate) use workers::Workers;
 
-use super::zygote::{Trees, Zygote};
+use crate::host::zygote::{Trees, Zygote};
 
 /// What the broker works with, for one helper.
 #[derive(Debug)]
