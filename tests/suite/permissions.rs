@@ -189,17 +189,6 @@ fn a_revoked_part_of_a_wider_grant_is_refused_and_the_rest_stays() {
 }
 
 #[test]
-fn a_file_that_is_open_stays_readable_after_the_revoke_and_no_longer() {
-    let scratch = Scratch::new();
-    let file = scratch.file("file", "contents");
-    let plugin = probe_with(PluginPolicy::new().permission(read(&file)));
-    assert!(plugin.attempt("hold", &file).got_it());
-    plugin.revoke_permission(&read(&file));
-    assert_eq!(plugin.attempt("read_held", ""), got("contents"));
-    assert_eq!(plugin.attempt("hold", &file), REFUSED);
-}
-
-#[test]
 fn a_file_is_opened_as_it_is_now_and_each_time_anew() {
     let scratch = Scratch::new();
     let file = scratch.file("file", "one");

@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::lifecycle::Operation;
+use crate::shared::policy::PluginPermission;
 
 /// Why a helper has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +50,13 @@ pub enum Cause {
         /// What was wrong.
         what: String,
     },
+    /// A permission was revoked, and it still had in its hands what that had opened.
+    Revoked {
+        /// The permission that was revoked.
+        permission: Box<PluginPermission>,
+        /// What it still had, escaped and shortened.
+        object: String,
+    },
     /// A request of its kept a broker's worker from coming to an end.
     Stalled,
     /// The zygote ended, and all helpers with it.
@@ -78,6 +86,11 @@ impl Cause {
             Self::ForbiddenCall => {
                 "the plugin, or a library of its, asks for what no plugin gets: ask its vendor".into()
             }
+            Self::Revoked { permission, .. } => format!(
+                "to take {} back from a plugin that goes on, grant it as Grade::Mediated; to let it keep what it has, \
+                 revoke_permission_leaving_open",
+                permission.name()
+            ),
             _ => return None,
         })
     }
@@ -100,6 +113,9 @@ impl fmt::Display for Cause {
             }
             Self::ChannelClosed => f.write_str("it closed its channel, and was killed"),
             Self::Protocol { what } => write!(f, "it broke the protocol ({what}), and was killed"),
+            Self::Revoked { permission, object } => {
+                write!(f, "it still held {object} when {permission} was revoked, and was killed")
+            }
             Self::Stalled => f.write_str("a request of its stalled the broker, and it was killed"),
             Self::ZygoteLost => f.write_str("the zygote ended, and its helpers with it"),
         }

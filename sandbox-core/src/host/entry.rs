@@ -12,7 +12,7 @@ use plugin_abi::{ErrorKind, PluginMetadata};
 use rustix::process::{Pid, Rlimit};
 
 use super::app::App;
-use super::broker::Brokered;
+use super::broker::{self, Brokered, HeldFiles};
 use super::cause::Cause;
 use super::decider::DeciderCell;
 use super::events::{EventHub, escape};
@@ -28,7 +28,7 @@ use super::subject::Subject;
 use super::verify::kernel_label;
 use crate::error::PluginSandboxError;
 use crate::shared::plan::rlimits;
-use crate::shared::policy::{LimitError, PluginId, ResourceLimits};
+use crate::shared::policy::{LimitError, PluginId, PluginPermission, ResourceLimits};
 use crate::shared::wire::control::{Bytes, Fault, FaultKind, ToHelper};
 
 /// The longest name of a method.
@@ -135,6 +135,16 @@ impl Entry {
         apply_limits(instance, &limits)?;
         instance.set_limits(limits.max_cpu_time_sec, limits.max_memory_mb);
         Ok(())
+    }
+
+    /// Withdraws a permission, and takes back of a running helper what it had opened; whether any of it was held.
+    pub(crate) fn revoke(&self, permission: &PluginPermission, held_files: HeldFiles) -> bool {
+        let held = self.subject.revoke(permission);
+        // Also if it was not held: what an earlier revoke has left open may be taken now.
+        if let Some(instance) = self.instance().filter(|instance| instance.end().is_none()) {
+            broker::take_back(&instance, permission, held_files);
+        }
+        held
     }
 
     /// Allows a module, for a running plugin's next `dlopen` too: not if it is not found, or needs what is not allowed.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 use super::app::App;
+use super::broker::HeldFiles;
 use super::decider::{AccessRequest, Decider, DeciderCell, Ruling};
 use super::entry::Entry;
 use super::events::{EventHub, SandboxEvent};
@@ -214,7 +215,19 @@ impl PluginSandboxManager {
         id: &str,
         permission: &PluginPermission,
     ) -> Result<bool, PluginSandboxError> {
-        Ok(self.entry(id)?.subject().revoke(permission))
+        Ok(self.entry(id)?.revoke(permission, HeldFiles::End))
+    }
+
+    /// [`PluginSandbox::revoke_permission_leaving_open`] of the plugin `id`: whether any of it was held.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin).
+    pub fn revoke_permission_leaving_open(
+        &self,
+        id: &str,
+        permission: &PluginPermission,
+    ) -> Result<bool, PluginSandboxError> {
+        Ok(self.entry(id)?.revoke(permission, HeldFiles::Leave))
     }
 
     /// The limits of the plugin `id`.

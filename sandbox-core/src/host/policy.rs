@@ -84,7 +84,7 @@ impl PluginPolicy {
 }
 
 /// Where a scope's path really is at this moment, with every link followed; `None` if it is no path, or not there.
-fn real_scope(permission: &PluginPermission) -> Option<Scope> {
+pub(crate) fn real_scope(permission: &PluginPermission) -> Option<Scope> {
     match permission.scope()? {
         Scope::Path(path) => Scope::path(path.canonicalize().ok()?).ok(),
         Scope::Network(scope) => {

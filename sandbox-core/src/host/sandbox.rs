@@ -8,6 +8,7 @@ use crossbeam_channel::Receiver;
 use plugin_abi::PluginMetadata;
 
 use super::app::App;
+use super::broker::HeldFiles;
 use super::decider::{AccessRequest, Decider, Ruling};
 use super::entry::Entry;
 use super::events::SandboxEvent;
@@ -148,13 +149,25 @@ impl PluginSandbox {
         Ok(self.entry.subject().grant_as(permission, grade)?)
     }
 
-    /// Withdraws `permission`, in any state. Returns whether any of it was held.
+    /// Withdraws `permission`, in any state, and takes back what it had opened. Returns whether any of it was held.
     ///
-    /// Once this returns the next use is refused. Without a scope it withdraws every scope; a part of a wider grant leaves
-    /// a denial, and only granting that very part lifts it. A file that the plugin already has open stays readable: a
-    /// descriptor cannot be taken back from a live process. To take that too, unload the plugin.
+    /// Once this returns nothing gets through any more that this permission alone allowed. What was decided before has come
+    /// to its end, the next use is refused, and a file that was granted as [`Grade::Mediated`] fails at the next read, write
+    /// or page fault. A file that was granted as [`Grade::Descriptor`] cannot be taken from a process that lives: a plugin
+    /// that still has one open or mapped is ended, with [`Cause::Revoked`](crate::Cause::Revoked). Where the host may not
+    /// look into its plugins (an ordinary user without user namespaces), one that ever opened such a file counts as one that
+    /// has it open.
+    ///
+    /// Without a scope every scope is withdrawn; a part of a wider grant leaves a denial, and only granting that very part
+    /// lifts it.
     pub fn revoke_permission(&self, permission: &PluginPermission) -> bool {
-        self.entry.subject().revoke(permission)
+        self.entry.revoke(permission, HeldFiles::End)
+    }
+
+    /// The same, but a plugin that still has a file open or mapped goes on with it: what was granted as
+    /// [`Grade::Descriptor`] and is open already stays readable, or writable, as it was opened. All else is as there.
+    pub fn revoke_permission_leaving_open(&self, permission: &PluginPermission) -> bool {
+        self.entry.revoke(permission, HeldFiles::Leave)
     }
 
     /// The limits.

@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, OsStr, c_char};
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -84,20 +84,6 @@ pub(crate) fn write_file(payload: &[u8]) -> Attempt {
 
 pub(crate) fn unlink(payload: &[u8]) -> Attempt {
     fs::remove_file(path(payload)).map(|()| Vec::new())
-}
-
-/// Opens a file and keeps it open, for `read_held`.
-pub(crate) fn hold(held: &mut Option<File>, payload: &[u8]) -> Attempt {
-    *held = Some(File::open(path(payload))?);
-    Ok(Vec::new())
-}
-
-pub(crate) fn read_held(held: Option<&mut File>) -> Attempt {
-    let file = held.ok_or_else(|| io::Error::other("nothing is held"))?;
-    file.seek(SeekFrom::Start(0))?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 fn opened(name: &[u8]) -> io::Result<File> {

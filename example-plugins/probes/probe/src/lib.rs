@@ -8,8 +8,8 @@
 mod channel;
 mod facts;
 mod files;
+mod held;
 mod kernel;
-mod machine;
 mod memory;
 mod messages;
 mod services;
@@ -26,7 +26,7 @@ type Attempt = io::Result<Vec<u8>>;
 struct Probe {
     host: Option<Host>,
     memory: Vec<Vec<u8>>,
-    file: Option<std::fs::File>,
+    held: held::Held,
 }
 
 impl Plugin for Probe {
@@ -57,8 +57,6 @@ impl Plugin for Probe {
             "mkdir" => files::mkdir(payload),
             "write_file" => files::write_file(payload),
             "unlink" => files::unlink(payload),
-            "hold" => files::hold(&mut self.file, payload),
-            "read_held" => files::read_held(self.file.as_mut()),
             "lock" => files::lock(payload),
             "lock_whole" => files::lock_whole(payload),
             "sync" => files::sync(payload),
@@ -101,8 +99,6 @@ impl Plugin for Probe {
 
             "facts" => facts::all(),
             "descriptors" => facts::descriptors(),
-            "host_name" => machine::host_name(),
-            "sysinfo" => machine::sysinfo(),
 
             "close_channel" => channel::close(),
             "write_channel" => channel::write(payload),
@@ -121,7 +117,10 @@ impl Plugin for Probe {
             "receive" => messages::receive(self.host()?, payload),
             "receive_from_thread" => messages::receive_from_thread(self.host()?, payload),
             "receive_all" => messages::receive_all(self.host()?),
-            other => return Err(PluginError::unknown_method(other)),
+            other => match self.held.serve(other, payload) {
+                Some(attempt) => attempt,
+                None => return Err(PluginError::unknown_method(other)),
+            },
         };
         Ok(match attempt {
             Ok(got) => [b"ok ", got.as_slice()].concat(),

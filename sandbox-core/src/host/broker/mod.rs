@@ -5,23 +5,30 @@
 
 mod base;
 mod files;
+mod handles;
+mod held;
+mod ledger;
 mod loader;
 mod machine;
 mod memory;
 mod prompts;
 mod refused;
 mod requests;
-mod system;
+mod revoke;
+mod under_way;
 mod workers;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+pub(crate) use handles::Handles;
 pub(crate) use loader::Served;
+pub(crate) use revoke::{HeldFiles, take_back};
+pub(crate) use under_way::UnderWay;
 pub(crate) use workers::Workers;
 
-use crate::host::zygote::{Trees, Zygote};
+use super::zygote::{Trees, Zygote};
 
 /// What the broker works with, for one helper.
 #[derive(Debug)]
@@ -34,4 +41,7 @@ pub(crate) struct Brokered {
     pub(crate) trees: Arc<Trees>,
     /// Makes what only it may make.
     pub(crate) zygote: Arc<Zygote>,
+    /// What it was handed.
+    pub(crate) handles: Handles,
+    pub(crate) under_way: UnderWay,
 }

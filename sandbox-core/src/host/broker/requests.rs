@@ -61,6 +61,7 @@ pub(super) enum Served {
 
 /// Serves one request.
 pub(super) fn serve(request: &Request<'_>) -> Served {
+    let _act = request.brokered.under_way.begin();
     let listener = request.brokered.listener.as_fd();
     let id = request.notification.id;
     // An error here is a caller that has ended meanwhile: there is nobody left to be answered.
