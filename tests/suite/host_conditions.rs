@@ -295,8 +295,8 @@ fn keeps_ended_plugins(_: &[String]) -> Vec<u8> {
             _ => drop(plugin.refused("abort", "")),
         }
     }
-    // A broker's worker that hears the end may hold the listener a moment longer.
-    rig::wait::until("what was held to be let go", || (descriptors() == before).then_some(()));
+    // A broker's worker that hears the end may hold the listener a moment longer; another may have held a file before.
+    rig::wait::until("what was held to be let go", || (descriptors() <= before).then_some(()));
     assert_eq!(other.attempt("echo", "x").text(), "x");
     assert_eq!(ended.len(), 6);
     Vec::new()

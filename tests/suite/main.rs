@@ -21,6 +21,7 @@ mod prompting;
 mod revoke;
 mod services;
 mod spec_examples;
+mod system;
 mod weakened;
 
 /// What other tests start in child processes. By itself it does nothing.

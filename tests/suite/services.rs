@@ -63,6 +63,38 @@ fn a_gated_service_is_refused_without_its_permission_and_open_with_it() {
 }
 
 #[test]
+fn no_spelling_of_a_gated_service_gets_round_its_gate() {
+    let ran = Arc::new(AtomicUsize::new(0));
+    let count = |app: App, name: &str| {
+        let ran = Arc::clone(&ran);
+        app.service(name, move |_| {
+            ran.fetch_add(1, Ordering::SeqCst);
+            Ok(Vec::new())
+        })
+    };
+    let app = ["ui", "ui.notify", "ui.window.open"].into_iter().fold(App::new(), count);
+    let plugin = with(PluginPolicy::new(), app);
+    plugin.grant_permission(PERMISSION_SYSTEM);
+    plugin.grant_permission(PERMISSION_PLUGIN);
+    for method in ["service", "service_from_thread"] {
+        for service in ["ui", "ui.notify", "ui.window.open", "ui.", "ui..notify", "ui.nothing"] {
+            assert_eq!(plugin.attempt(method, format!("{service}\n")).text(), format!("denied ui {service}"));
+        }
+        for other in
+            ["UI.notify", " ui.notify", "ui .notify", "./ui.notify", "ui/notify", "system.ui.notify", ".ui"]
+        {
+            assert_eq!(plugin.attempt(method, format!("{other}\n")).text(), format!("unknown {other}"));
+        }
+    }
+    assert_eq!(ran.load(Ordering::SeqCst), 0);
+    plugin.grant_permission(PERMISSION_UI);
+    for service in ["ui", "ui.notify", "ui.window.open"] {
+        assert_eq!(plugin.attempt("service", format!("{service}\n")).text(), "replied ", "{service}");
+    }
+    assert_eq!(ran.load(Ordering::SeqCst), 3, "with the permission each runs");
+}
+
+#[test]
 fn a_permission_of_the_hosts_own_gates_its_own_services() {
     let payments = PluginPermission::new("payments", "charge the user").expect("a plain name");
     let app = answering("payments.charge").gate("payments").expect("a plain name");

@@ -32,8 +32,10 @@ fn load(name: &[u8]) -> PluginResult {
     // SAFETY: a terminated string. The tests name libraries of their own.
     let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW) };
     if library.is_null() {
-        // SAFETY: the last error of this thread's, of which there is one: terminated, and valid until the next call.
-        let error = unsafe { CStr::from_ptr(libc::dlerror()) };
+        // SAFETY: reads this thread's last error, of which there is one.
+        let error = unsafe { libc::dlerror() };
+        // SAFETY: not null, terminated, and valid until the next call of the dl functions on this thread.
+        let error = unsafe { CStr::from_ptr(error) };
         return Err(error.to_string_lossy().into_owned().into());
     }
     // SAFETY: an open library, and a terminated string.

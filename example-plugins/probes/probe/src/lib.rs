@@ -10,6 +10,7 @@ mod facts;
 mod files;
 mod held;
 mod kernel;
+mod machine;
 mod memory;
 mod messages;
 mod services;
@@ -99,6 +100,8 @@ impl Plugin for Probe {
 
             "facts" => facts::all(),
             "descriptors" => facts::descriptors(),
+            "host_name" => machine::host_name(),
+            "sysinfo" => machine::sysinfo(),
 
             "close_channel" => channel::close(),
             "write_channel" => channel::write(payload),

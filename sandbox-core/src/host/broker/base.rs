@@ -78,14 +78,52 @@ pub(crate) fn utsname(own: bool) -> Vec<u8> {
 /// A `struct sysinfo` with the plugin's own limit as the machine's memory: sysinfo(2).
 pub(crate) fn sysinfo(memory_limit_mb: Option<u64>) -> Vec<u8> {
     let total = memory_limit_mb.unwrap_or(1024) << 20;
+    // Uptime, 3 loads, total, free, shared, buffers, 2 of swap.
+    sysinfo_bytes([0, 0, 0, 0, total, total / 2, 0, 0, 0, 0], 1, [0, 0], 1)
+}
+
+/// The host's own.
+pub(crate) fn own_sysinfo() -> Vec<u8> {
+    let own = rustix::system::sysinfo();
+    let [one, five, fifteen] = own.loads;
+    let longs = [
+        u64::try_from(own.uptime).unwrap_or_default(),
+        one,
+        five,
+        fifteen,
+        own.totalram,
+        own.freeram,
+        own.sharedram,
+        own.bufferram,
+        own.totalswap,
+        own.freeswap,
+    ];
+    sysinfo_bytes(longs, own.procs, [own.totalhigh, own.freehigh], own.mem_unit)
+}
+
+fn sysinfo_bytes(longs: [u64; 10], procs: u16, high: [u64; 2], unit: u32) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(112);
-    let longs = [0, 0, 0, 0, total, total / 2, 0, 0, 0, 0]; // uptime, 3 loads, total, free, shared, buffers, 2 of swap
     longs.iter().for_each(|long| bytes.extend(long.to_ne_bytes()));
-    bytes.extend(1u16.to_ne_bytes()); // procs
+    bytes.extend(procs.to_ne_bytes());
     bytes.extend([0; 6]); // padding
-    bytes.extend([0; 16]); // high memory
-    bytes.extend(1u32.to_ne_bytes()); // the unit
+    high.iter().for_each(|long| bytes.extend(long.to_ne_bytes()));
+    bytes.extend(unit.to_ne_bytes());
     bytes.resize(112, 0);
+    bytes
+}
+
+/// How long a `struct stat` is: stat(2).
+pub(crate) const STAT_BYTES: usize = if cfg!(target_arch = "x86_64") { 144 } else { 128 };
+
+/// A `struct stat` that says what sort of thing it is of, and nothing else: one link, and zeros.
+pub(crate) fn neutral_stat(mode: libc::mode_t) -> Vec<u8> {
+    let mut bytes = vec![0; 16];
+    #[cfg(target_arch = "x86_64")]
+    bytes.extend(1u64.to_ne_bytes());
+    bytes.extend(mode.to_ne_bytes());
+    #[cfg(target_arch = "aarch64")]
+    bytes.extend(1u32.to_ne_bytes());
+    bytes.resize(STAT_BYTES, 0);
     bytes
 }
 

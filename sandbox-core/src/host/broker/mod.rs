@@ -15,6 +15,7 @@ mod prompts;
 mod refused;
 mod requests;
 mod revoke;
+mod system;
 mod under_way;
 mod workers;
 
@@ -28,7 +29,7 @@ pub(crate) use revoke::{HeldFiles, take_back};
 pub(crate) use under_way::UnderWay;
 pub(crate) use workers::Workers;
 
-use super::zygote::{Trees, Zygote};
+use crate::host::zygote::{Trees, Zygote};
 
 /// What the broker works with, for one helper.
 #[derive(Debug)]

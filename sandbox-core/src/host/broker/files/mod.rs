@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::errno::Errno;
 use rustix::fs::{FileType, Mode, OFlags};
 
-use self::tree::{Tree, neutral_stat, stat_bytes};
+use self::tree::{Tree, stat_bytes};
 use super::requests::{Answer, Attempt, Refused, Request};
 use super::{base, memory};
 use crate::shared::policy::Grants;
@@ -108,10 +108,14 @@ impl Request<'_> {
         if !writes && let Some(file) = self.brokered.served.open(&named.path) {
             return file.map_or_else(Answer::Errno, |file| Answer::File { file, cloexec });
         }
+        if !writes && let Some(answer) = self.open_fact(&named.path, cloexec) {
+            return answer;
+        }
         match base::find(&named.path) {
             Some(base::Found::Device) => return open_device(&named.path, flags),
             Some(base::Found::Text(text)) if !writes => {
-                return memory_file(&text).map_or_else(Answer::Errno, |file| Answer::File { file, cloexec });
+                return memory_file(text.as_bytes())
+                    .map_or_else(Answer::Errno, |file| Answer::File { file, cloexec });
             }
             _ => {}
         }
@@ -178,6 +182,9 @@ impl Request<'_> {
                 Err(_) => Answer::Errno(Errno::ENOENT),
             };
         }
+        if let Some(answer) = self.stat_fact(&named.path, address) {
+            return answer;
+        }
         match self.with_tree(|tree, grants| tree.judge(&named.path, follow, grants)) {
             Ok(judged) => {
                 self.event(
@@ -189,7 +196,7 @@ impl Request<'_> {
                 self.write(address, &stat_bytes(&judged.stat))
             }
             Err(_) if self.brokered.served.is_folder(&named.path) => {
-                self.write(address, &neutral_stat(libc::S_IFDIR | 0o755))
+                self.write(address, &base::neutral_stat(libc::S_IFDIR | 0o755))
             }
             Err(refused) => {
                 self.refuse(Attempt { permission: "file-read", action: "stat", object: &named.path }, refused)
@@ -204,6 +211,9 @@ impl Request<'_> {
         };
         if matches!(base::find(&named.path), Some(base::Found::Device)) {
             return Answer::Value(0);
+        }
+        if let Some(answer) = self.access_fact(&named.path, mode) {
+            return answer;
         }
         match self.with_tree(|tree, grants| tree.judge(&named.path, true, grants)) {
             Ok(judged) => {
@@ -241,11 +251,14 @@ fn open_device(path: &[u8], flags: i32) -> Answer {
 }
 
 /// A file with these bytes that nobody can change.
-fn memory_file(text: &str) -> Result<OwnedFd, Errno> {
+pub(super) fn memory_file(bytes: &[u8]) -> Result<OwnedFd, Errno> {
     use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
     let errno = |errno: rustix::io::Errno| Errno::from_raw(errno.raw_os_error());
     let file = memfd_create("base", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map_err(errno)?;
-    rustix::io::pwrite(&file, text.as_bytes(), 0).map_err(errno)?;
+    let mut written = 0;
+    while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+        written += rustix::io::write(&file, rest).map_err(errno)?;
+    }
     fcntl_add_seals(&file, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)
         .map_err(errno)?;
     // Without the right to write, so that it cannot be asked for through this descriptor either.

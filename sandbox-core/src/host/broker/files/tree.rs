@@ -202,21 +202,6 @@ fn resolved_path(handle: &OwnedFd) -> Option<PathBuf> {
     (bytes.starts_with(b"/") && !bytes.ends_with(b" (deleted)")).then_some(path)
 }
 
-/// A `struct stat` that says what sort of thing it is, and nothing else.
-pub(super) fn neutral_stat(mode: libc::mode_t) -> Vec<u8> {
-    let mut bytes = vec![0; 16];
-    #[cfg(target_arch = "x86_64")]
-    bytes.extend(1u64.to_ne_bytes());
-    bytes.extend(mode.to_ne_bytes());
-    #[cfg(target_arch = "aarch64")]
-    bytes.extend(1u32.to_ne_bytes());
-    bytes.resize(STAT_BYTES, 0);
-    bytes
-}
-
-/// How long a `struct stat` is.
-const STAT_BYTES: usize = if cfg!(target_arch = "x86_64") { 144 } else { 128 };
-
 /// A `struct stat` as this architecture's kernel writes it: stat(2).
 pub(crate) fn stat_bytes(stat: &Stat) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(144);
@@ -255,7 +240,7 @@ pub(crate) fn stat_bytes(stat: &Stat) -> Vec<u8> {
         bytes.extend(seconds.to_ne_bytes());
         bytes.extend(nanos.to_ne_bytes());
     }
-    bytes.resize(STAT_BYTES, 0);
+    bytes.resize(base::STAT_BYTES, 0);
     bytes
 }
 
