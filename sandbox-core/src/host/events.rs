@@ -1,9 +1,11 @@
 //! What happened, for whoever wants to know: each event goes to every subscriber's own bounded queue.
 //!
-//! Runs in the host. A subscriber that does not read loses events and is told how many; nobody waits for it.
+//! Runs in the host. A subscriber that does not read loses events and is told how many; nobody waits for it. What a plugin
+//! repeats without end is counted in `host::folding`, before it comes here.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -28,7 +30,7 @@ pub struct SandboxEvent {
 }
 
 /// The kinds of event.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EventKind {
     /// The broker decided about something outside the plugin's process.
@@ -79,6 +81,26 @@ pub enum EventKind {
         /// Why.
         cause: Cause,
     },
+    /// The very same access or service call came again and again, and is not told each time.
+    Repeated {
+        /// How many more there were.
+        count: u64,
+        /// When the first of them came; the event's own time is that of this count.
+        since: SystemTime,
+        /// What was repeated.
+        event: Box<EventKind>,
+    },
+    /// Accesses or service calls of one kind came faster than they are told, each different from those before.
+    Folded {
+        /// How many there were beside those that were told.
+        count: u64,
+        /// When the first of them came; the event's own time is that of this count.
+        since: SystemTime,
+        /// The permission that they were about; `None` for services that need none.
+        permission: Option<String>,
+        /// Whether they were granted.
+        granted: bool,
+    },
     /// This subscriber's queue was full, and so many events were lost to it.
     Dropped {
         /// How many.
@@ -89,7 +111,15 @@ pub enum EventKind {
 #[derive(Debug)]
 struct Subscriber {
     queue: Sender<SandboxEvent>,
-    lost: u64,
+    lost: Arc<AtomicU64>,
+}
+
+/// The receiving end of one subscriber who wants to know of losses even when no event comes behind them.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    pub(crate) events: Receiver<SandboxEvent>,
+    /// How many were lost and not told of yet. Whoever takes some away has to tell of them.
+    pub(crate) lost: Arc<AtomicU64>,
 }
 
 /// The subscribers of one plugin, or of a manager.
@@ -102,11 +132,17 @@ pub(crate) struct EventHub {
 impl EventHub {
     /// A queue that gets every event from now on.
     pub(crate) fn subscribe(&self) -> Receiver<SandboxEvent> {
-        let (queue, events) = bounded(QUEUE);
+        self.subscribe_for(QUEUE).events
+    }
+
+    /// The same, in which `most` events may wait.
+    pub(crate) fn subscribe_for(&self, most: usize) -> Subscription {
+        let (queue, events) = bounded(most);
+        let lost = Arc::new(AtomicU64::new(0));
         let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
-        subscribers.push(Subscriber { queue, lost: 0 });
+        subscribers.push(Subscriber { queue, lost: Arc::clone(&lost) });
         self.count.store(subscribers.len(), Ordering::Relaxed);
-        events
+        Subscription { events, lost }
     }
 
     /// Whether anybody listens: what goes into an event is not worth making otherwise.
@@ -121,16 +157,17 @@ impl EventHub {
         }
         let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
         subscribers.retain_mut(|subscriber| {
-            if subscriber.lost > 0 {
-                let kind = EventKind::Dropped { count: subscriber.lost };
-                if subscriber.queue.try_send(SandboxEvent { kind, ..event.clone() }).is_ok() {
-                    subscriber.lost = 0;
+            let lost = subscriber.lost.swap(0, Ordering::AcqRel);
+            if lost > 0 {
+                let kind = EventKind::Dropped { count: lost };
+                if subscriber.queue.try_send(SandboxEvent { kind, ..event.clone() }).is_err() {
+                    subscriber.lost.fetch_add(lost, Ordering::AcqRel);
                 }
             }
             match subscriber.queue.try_send(event.clone()) {
                 Ok(()) => true,
                 Err(TrySendError::Full(_)) => {
-                    subscriber.lost += 1;
+                    subscriber.lost.fetch_add(1, Ordering::AcqRel);
                     true
                 }
                 Err(TrySendError::Disconnected(_)) => false,
@@ -142,19 +179,34 @@ impl EventHub {
 
 /// Text from a plugin, fit for a log line and a terminal: escaped, at most 256 characters.
 pub(crate) fn escape(text: &[u8]) -> String {
-    const MOST: usize = 256;
+    escape_up_to(text, 256)
+}
+
+/// A path that really is there, whole: it must be possible to grant what it says.
+pub(crate) fn escape_path(path: &Path) -> String {
+    escape_up_to(path.as_os_str().as_encoded_bytes(), libc::PATH_MAX as usize)
+}
+
+fn escape_up_to(text: &[u8], most: usize) -> String {
     let text = String::from_utf8_lossy(text);
-    let mut out: String = text.chars().take(MOST).flat_map(escaped_char).collect();
-    if text.chars().nth(MOST).is_some() {
+    let mut out: String = text.chars().take(most).flat_map(escaped_char).collect();
+    if text.chars().nth(most).is_some() {
         out.push('…');
     }
     out
 }
 
-/// One character, escaped if it could move a cursor, change a colour or turn the direction of a line.
+/// Whether a character could move a cursor, change a colour or turn the direction of a line.
+pub(crate) fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// One character, escaped if it is harmful.
 pub(crate) fn escaped_char(c: char) -> impl Iterator<Item = char> {
-    let harmful = c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let harmful = is_harmful(c);
     let escaped = harmful.then(|| c.escape_unicode());
     let plain = (!harmful).then_some(c);
     escaped.into_iter().flatten().chain(plain)

@@ -11,6 +11,7 @@ mod decider;
 mod doctor;
 mod entry;
 mod events;
+mod folding;
 mod inspect;
 mod instance;
 pub(crate) mod library;

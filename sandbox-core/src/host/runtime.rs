@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::broker::Workers;
 use super::cgroup::Groups;
@@ -16,6 +17,9 @@ use super::zygote::Zygote;
 use crate::error::PluginSandboxError;
 use crate::shared::wire::zygote::HelperId;
 
+/// How often it is looked for events that were counted and not told.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(500);
+
 /// What threads of ours and helpers' instances reach each other by.
 pub(crate) struct Core {
     pub(crate) reactor: Reactor,
@@ -23,6 +27,8 @@ pub(crate) struct Core {
     pub(crate) services: ServicePool,
     pub(crate) groups: Groups,
     next_helper: AtomicU32,
+    /// When it was last looked for events that were counted and not told.
+    settled: Mutex<Instant>,
 }
 
 /// Owns the core's threads and the zygote; ends them when it goes.
@@ -35,6 +41,26 @@ pub(crate) struct Runtime {
 
 /// One runtime for each helper program; nearly always one.
 static RUNTIMES: Mutex<Vec<(Option<PathBuf>, Weak<Runtime>)>> = Mutex::new(Vec::new());
+
+impl Core {
+    /// What the reactor sees to beside its pipes. Returns when to look again.
+    fn look_around(&self) -> Option<Duration> {
+        let mut settled = lock(&self.settled);
+        if settled.elapsed() >= SETTLE_INTERVAL {
+            *settled = Instant::now();
+            for subject in self.broker.owing() {
+                // On a worker: whoever listens to `tracing` runs there too, and nothing of the embedder's on the reactor.
+                self.services.run(move || {
+                    if let Some(subject) = subject.upgrade() {
+                        subject.tell_owed(false);
+                    }
+                });
+            }
+        }
+        drop(settled);
+        self.broker.end_stalled()
+    }
+}
 
 impl Runtime {
     /// The runtime whose helpers are `program`, or this program itself.
@@ -58,11 +84,12 @@ impl Runtime {
             services: ServicePool::new(),
             groups: Groups::find(),
             next_helper: AtomicU32::new(0),
+            settled: Mutex::new(Instant::now()),
         });
         let for_reactor = Arc::clone(&core);
         let reactor = std::thread::Builder::new()
             .name("plugin-reactor".to_owned())
-            .spawn(move || for_reactor.reactor.run(|| for_reactor.broker.end_stalled()))
+            .spawn(move || for_reactor.reactor.run(|| for_reactor.look_around()))
             .map_err(|source| PluginSandboxError::Io { what: "starting the reactor's thread", source })?;
         let runtime = Self { core, program, zygote: Mutex::new(None), threads: Mutex::new(vec![reactor]) };
         runtime.core.broker.start()?;

@@ -1,15 +1,19 @@
 //! What everybody who deals with a plugin needs of it: its id, its policy, its state, and who listens.
 //!
-//! Runs in the host, on any thread. Owns the state: every move of it is made here, by the table in `host::lifecycle`.
+//! Runs in the host, on any thread. Owns the state: every move of it is made here, by the table in `host::lifecycle`; and
+//! what of its events is told one by one.
 //! Knows no helper but by its number, so that a helper may hold it, for however long.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use super::cause::Cause;
 use super::decider::{Decider, DeciderCell};
 use super::events::{EventHub, EventKind, SandboxEvent};
+use super::folding::Folding;
 use super::lifecycle::{self, Operation, Outcome, PluginState};
+use super::lock::lock;
 use super::messages::Exchange;
 use super::policy::PolicyCell;
 use crate::error::PluginSandboxError;
@@ -25,6 +29,9 @@ pub(crate) struct Subject {
     managers: Option<Arc<EventHub>>,
     decider: Arc<DeciderCell>,
     exchange: Arc<Exchange>,
+    folding: Mutex<Folding>,
+    /// Whether `folding` owes something.
+    owes: AtomicBool,
 }
 
 struct Standing {
@@ -42,7 +49,8 @@ impl Subject {
         exchange: Arc<Exchange>,
     ) -> Self {
         let standing = Mutex::new(Standing { state: PluginState::Registered, helper: None });
-        Self { id, policy, standing, hub: EventHub::default(), managers, decider, exchange }
+        let (hub, folding, owes) = (EventHub::default(), Mutex::default(), AtomicBool::new(false));
+        Self { id, policy, standing, hub, managers, decider, exchange, folding, owes }
     }
 
     pub(crate) fn id(&self) -> &PluginId {
@@ -90,17 +98,46 @@ impl Subject {
         managers || self.hub.is_heard() || tracing::enabled!(tracing::Level::DEBUG)
     }
 
-    /// Tells whoever listens. The event is made only if somebody does.
+    /// Tells whoever listens. The event is made only if somebody does, and told as a count if it is one of very many.
     pub(crate) fn publish(&self, kind: impl FnOnce() -> EventKind) {
         if !self.is_heard() {
             return;
         }
-        let event = SandboxEvent { time: SystemTime::now(), plugin: self.id.clone(), kind: kind() };
+        let (kind, time) = (kind(), SystemTime::now());
+        let (owed, told) = {
+            let mut folding = lock(&self.folding);
+            let taken = folding.take(&kind, Instant::now(), time);
+            self.owes.store(folding.owes(), Ordering::Release);
+            taken
+        };
+        // With no lock held: whoever listens to `tracing` runs here.
+        owed.into_iter().chain(told.then_some(kind)).for_each(|kind| self.tell(time, kind));
+    }
+
+    fn tell(&self, time: SystemTime, kind: EventKind) {
+        let event = SandboxEvent { time, plugin: self.id.clone(), kind };
         tracing::debug!(plugin = %self.id, event = ?event.kind);
         self.hub.publish(&event);
         if let Some(hub) = &self.managers {
             hub.publish(&event);
         }
+    }
+
+    /// Whether events were counted and not told.
+    pub(crate) fn owes(&self) -> bool {
+        self.owes.load(Ordering::Acquire)
+    }
+
+    /// Tells the counts that have waited long enough, or all of them.
+    pub(crate) fn tell_owed(&self, all: bool) {
+        let owed = {
+            let mut folding = lock(&self.folding);
+            let now = Instant::now();
+            let owed = if all { folding.settle(now) } else { folding.settle_if_over(now) };
+            self.owes.store(folding.owes(), Ordering::Release);
+            owed
+        };
+        owed.into_iter().for_each(|kind| self.tell(SystemTime::now(), kind));
     }
 
     pub(crate) fn grant(&self, permission: PluginPermission) {
@@ -192,5 +229,13 @@ impl Subject {
         }
         drop(standing);
         self.publish(|| EventKind::Ended { cause: cause.clone() });
+    }
+}
+
+impl Drop for Subject {
+    fn drop(&mut self) {
+        if self.owes() {
+            self.tell_owed(true);
+        }
     }
 }

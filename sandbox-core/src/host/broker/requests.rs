@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use super::prompts::MOST_FOR_ONE;
 use super::{Brokered, files, machine, memory, refused};
 use crate::host::decider::{AccessRequest, Ruling};
-use crate::host::events::{EventKind, escape};
+use crate::host::events::{EventKind, escape, escape_path};
 use crate::host::instance::Instance;
 use crate::shared::policy::{Grants, PluginPermission};
 use crate::shared::sys::seccomp::{self, Notification};
@@ -103,7 +103,7 @@ pub(crate) struct Refused {
 
 impl Refused {
     pub(crate) fn new(errno: Errno, resolved: Option<&Path>, rule: impl Into<String>) -> Self {
-        let resolved = resolved.map(|path| escape(path.as_os_str().as_encoded_bytes()));
+        let resolved = resolved.map(escape_path);
         Self { errno, resolved, rule: rule.into(), wanted: None }
     }
 
@@ -188,12 +188,7 @@ impl Request<'_> {
 
     /// Records what was decided about `attempt`.
     pub(super) fn event(&self, attempt: Attempt<'_>, resolved: Option<&Path>, granted: bool, rule: &str) {
-        self.publish(
-            attempt,
-            resolved.map(|path| path.as_os_str().as_encoded_bytes()).map(escape),
-            granted,
-            rule,
-        );
+        self.publish(attempt, resolved.map(escape_path), granted, rule);
     }
 
     /// The same, of an object that is no path.

@@ -22,6 +22,7 @@ use crate::error::PluginSandboxError;
 use crate::host::cause::Cause;
 use crate::host::instance::Instance;
 use crate::host::lock::lock;
+use crate::host::subject::Subject;
 use crate::shared::sys::{seccomp, signals};
 use crate::shared::wire::zygote::HelperId;
 
@@ -124,6 +125,13 @@ impl Workers {
         // One that went before its listener was heard to hang up is never heard of again.
         plugins.retain(|_, instance| instance.strong_count() > 0);
         (!plugins.is_empty()).then_some(LOOK_INTERVAL)
+    }
+
+    /// The plugins of which events were counted and not told.
+    pub(crate) fn owing(&self) -> Vec<Weak<Subject>> {
+        let living: Vec<_> = lock(&self.shared.plugins).values().filter_map(Weak::upgrade).collect();
+        let owing = living.iter().filter(|instance| instance.subject.owes());
+        owing.map(|instance| Arc::downgrade(&instance.subject)).collect()
     }
 
     /// Ends the threads. One that is held up inside a system call is left to end by itself.
