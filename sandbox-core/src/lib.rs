@@ -33,6 +33,10 @@ mod zygote;
 
 pub use entry::become_helper_if_asked;
 pub use error::{PermissionDeniedError, PluginSandboxError};
+pub use host::audit::{
+    AUDIT_VERSION, AuditEvent, AuditLog, AuditOptions, AuditReadError, AuditReader, AuditRecord,
+    GrantSuggester, GrantSuggestion, NotSuggested,
+};
 pub use host::library::{ExplainedModule, LibraryError};
 pub use host::{
     AccessRequest, App, Cause, Diagnosis, EnforcementReport, EventKind, Fact, Inspection, LayerReport,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 use super::app::App;
+use super::audit::AuditLog;
 use super::broker::HeldFiles;
 use super::decider::{AccessRequest, Decider, DeciderCell, Ruling};
 use super::entry::Entry;
@@ -273,6 +274,12 @@ impl PluginSandboxManager {
     /// The events of all plugins from now on. At most 1024 wait; what is over is counted and reported.
     pub fn events(&self) -> Receiver<SandboxEvent> {
         self.hub.subscribe()
+    }
+
+    /// Writes the events of all plugins from now on to `log`. Following a manager and one of its sandboxes too would write
+    /// that plugin's events twice.
+    pub fn audit_to(&self, log: &AuditLog) {
+        log.follow(&self.hub);
     }
 
     fn entry(&self, id: &str) -> Result<Arc<Entry>, PluginSandboxError> {

@@ -3,6 +3,7 @@
 //! Never loads a plugin's library, and reaches zygote and helpers by exec and by `shared::wire` only.
 
 mod app;
+pub(crate) mod audit;
 mod broker;
 mod cause;
 mod cgroup;
@@ -35,6 +36,10 @@ mod verify;
 mod zygote;
 
 pub use app::{App, ServiceRequest};
+pub use audit::{
+    AUDIT_VERSION, AuditEvent, AuditLog, AuditOptions, AuditReadError, AuditReader, AuditRecord,
+    GrantSuggester, GrantSuggestion, NotSuggested,
+};
 pub use cause::Cause;
 pub use decider::{AccessRequest, Ruling};
 pub use doctor::{Diagnosis, Fact, doctor};

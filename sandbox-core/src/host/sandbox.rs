@@ -8,6 +8,7 @@ use crossbeam_channel::Receiver;
 use plugin_abi::PluginMetadata;
 
 use super::app::App;
+use super::audit::AuditLog;
 use super::broker::HeldFiles;
 use super::decider::{AccessRequest, Decider, Ruling};
 use super::entry::Entry;
@@ -285,6 +286,11 @@ impl PluginSandbox {
     /// This plugin's events from now on. At most 1024 wait; what is over is counted and reported.
     pub fn events(&self) -> Receiver<SandboxEvent> {
         self.entry.subject().hub().subscribe()
+    }
+
+    /// Writes this plugin's events from now on to `log`.
+    pub fn audit_to(&self, log: &AuditLog) {
+        log.follow(self.entry.subject().hub());
     }
 }
 

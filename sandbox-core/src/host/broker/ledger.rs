@@ -199,11 +199,11 @@ mod tests {
         ledger.record(file(2), Path::new("/a/2"), BOTH, false);
         ledger.record(file(3), Path::new("/b/3"), READ, false);
         let a = PERMISSION_FILE_READ.scoped_to_path("/a").unwrap();
-        assert_eq!(lost(&ledger, "file-read", &granted(&[PERMISSION_FILE_READ])), []);
+        assert_eq!(lost(&ledger, "file-read", &granted(&[PERMISSION_FILE_READ])), Vec::<u64>::new());
         assert_eq!(lost(&ledger, "file-read", &granted(&[a])), [3]);
         assert_eq!(lost(&ledger, "file-read", &granted(&[])), [1, 2, 3]);
         assert_eq!(lost(&ledger, "file-write", &granted(&[PERMISSION_FILE_READ])), [2]);
-        assert_eq!(lost(&ledger, "file-write", &granted(&[PERMISSION_FILE_WRITE])), []);
+        assert_eq!(lost(&ledger, "file-write", &granted(&[PERMISSION_FILE_WRITE])), Vec::<u64>::new());
         let mark = ledger.mark();
         ledger.record(file(3), Path::new("/b/3"), BOTH, false);
         ledger.forget([file(2), file(3)], mark);
