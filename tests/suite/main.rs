@@ -4,6 +4,7 @@
 //! Never confines this process itself: what must be harmed is a child, played by the test named `child`.
 #![allow(unsafe_code, reason = "children of the tests close streams, set limits and handle signals")]
 
+mod audit;
 mod bad_input;
 mod concurrency;
 mod containment;

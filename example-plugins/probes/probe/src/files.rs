@@ -156,6 +156,14 @@ pub(crate) fn open_storm(payload: &[u8]) -> Attempt {
     Ok(opened.to_string().into_bytes())
 }
 
+/// A count, a newline and the start of a path: opens it with each number behind it. Answers how often it opened.
+pub(crate) fn open_numbered(payload: &[u8]) -> Attempt {
+    let (count, start) = split_line(payload);
+    let numbered = |n: usize| [start, n.to_string().as_bytes()].concat();
+    let opened = (0..number(count)?).filter(|n| File::open(path(&numbered(*n))).is_ok()).count();
+    Ok(opened.to_string().into_bytes())
+}
+
 /// A count, then two paths of one length, each on its line. Opens a buffer that another thread keeps changing between the
 /// two, and answers how often each was read, told apart by the first byte of its contents.
 pub(crate) fn race(payload: &[u8]) -> Attempt {

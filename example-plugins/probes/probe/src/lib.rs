@@ -64,6 +64,7 @@ impl Plugin for Probe {
             "sync_data" => files::sync_data(payload),
             "open_many" => number(payload).and_then(files::open_many),
             "open_storm" => files::open_storm(payload),
+            "open_numbered" => files::open_numbered(payload),
             "race" => files::race(payload),
             "mmap_exec_file" => files::map_exec(payload),
             "mprotect_exec_file" => files::map_then_exec(payload),

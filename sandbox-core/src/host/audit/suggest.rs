@@ -211,7 +211,11 @@ fn wanted(permission: &str, object: &str, granted: bool, rule: &str) -> Option<W
             if !is_spelled_out(object) {
                 Wanted::Closed("its name cannot be written as a grant: grant a folder above it".to_owned())
             } else if let Some(path) = plain_path(object) {
-                Wanted::Path(path)
+                if !granted && is_kernels(&path) {
+                    Wanted::Closed("no grant reaches devices and the kernel's own files".to_owned())
+                } else {
+                    Wanted::Path(path)
+                }
             } else {
                 Wanted::Closed("no path was named".to_owned())
             }
@@ -225,6 +229,12 @@ fn wanted(permission: &str, object: &str, granted: bool, rule: &str) -> Option<W
         }
         _ => parsed(permission, Some(object)).map_or_else(Wanted::Closed, Wanted::Other),
     })
+}
+
+/// Whether only devices and the kernel's own files are there. A plugin that holds nothing is refused before that is looked
+/// at.
+fn is_kernels(path: &Path) -> bool {
+    ["/dev", "/proc", "/sys"].iter().any(|top| path.starts_with(top)) && !path.starts_with("/dev/shm")
 }
 
 /// Whether a name in the log is the name itself: not shortened, nothing in it escaped, no byte of it replaced.
@@ -535,6 +545,7 @@ mod tests {
                 access("file-read", "open", "/dev/mem", false, devices),
                 access("network", "socket", "", false, "not served by this version"),
                 access("network", "socket", "", false, "not granted"),
+                access("file-read", "open", "/proc/self/environ", false, "not granted"),
                 access("file-read", "open", "/srv/\\u{a}", false, "not granted"),
                 access("file-read", "open", "/srv/\u{fffd}", false, "not granted"),
                 access("file-read", "open", "relative", false, "not granted"),
@@ -544,7 +555,7 @@ mod tests {
             4,
         );
         assert_eq!(texts(&suggestion), Vec::<String>::new());
-        assert_eq!(suggestion.not_suggested.len(), 8, "{:#?}", suggestion.not_suggested);
+        assert_eq!(suggestion.not_suggested.len(), 9, "{:#?}", suggestion.not_suggested);
         let twice = suggestion.not_suggested.iter().find(|not| not.object == "/dev/mem").unwrap();
         assert_eq!((twice.count, twice.why.contains(devices)), (2, true));
     }
