@@ -7,8 +7,9 @@ mod calls;
 mod values;
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use sandbox_core::{Layer, PluginId, PluginPermission, ResourceLimits};
 
 pub(crate) use calls::{Call, Calls, Output, Payload};
@@ -60,6 +61,22 @@ Examples:
 
 Exits with 0 if the printed command would load the plugin, with 2 if none would.";
 
+const AUDIT_EXAMPLES: &str = "\
+Examples:
+  plugin-host run plugin.so --audit audit.jsonl --call index
+  plugin-host audit audit.jsonl --denied --since 10m
+  plugin-host audit audit.jsonl --summary
+  plugin-host audit audit.jsonl --suggest
+
+Times are UTC: 2026-01-31, 2026-01-31T12:00, or how long ago, as in 10m or 2h.
+Files are read in the order given; `-` is stdin. Lines that are no records are
+counted, named on stderr, and read past.
+
+--suggest prints the smallest set of grants under which what was tried works,
+granted or not: exact files, until there are so many in one folder; never a
+folder that the system stands on. Review it: a plugin can try anything. With
+--granted it is what was used of what was granted.";
+
 const DOCTOR_EXAMPLES: &str = "\
 Exits with 0 if every layer that a load requires stands, with 1 if one does
 not, with 3 if nothing could be tried.";
@@ -85,6 +102,9 @@ pub(crate) enum Command {
     /// Shows what this kernel and this user can enforce, what is missing and why it matters.
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
+    /// Reads an audit log back: lists it, sums it up, or suggests the grants that a run needed.
+    #[command(after_help = AUDIT_EXAMPLES)]
+    Audit(AuditArgs),
     /// Prints the completions for a shell.
     Completions {
         /// The shell.
@@ -107,6 +127,10 @@ pub(crate) struct RunArgs {
     /// Asks at the terminal about what is not granted: once, always, or no. No answer within a minute is no.
     #[arg(long)]
     pub(crate) ask: bool,
+    /// Writes every decision to this file, one JSON object a line; see `plugin-host audit`. Kept below 16 MiB, with four
+    /// old files beside it.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) audit: Option<PathBuf>,
     /// Sets a limit, such as `max_memory_mb=64` or `call_timeout=2s`. Can be given several times.
     #[arg(long = "limit", value_name = "NAME=VALUE")]
     pub(crate) limits: Vec<LimitSetting>,
@@ -160,6 +184,50 @@ pub(crate) struct DoctorArgs {
     pub(crate) strict: bool,
 }
 
+/// `plugin-host audit`.
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    /// The logs, the oldest first; `-` is stdin.
+    #[arg(value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
+    pub(crate) files: Vec<PathBuf>,
+    /// Reads the old files of each too: FILE.2, FILE.1, then FILE.
+    #[arg(long)]
+    pub(crate) rotated: bool,
+    /// Only this plugin's. Can be given several times.
+    #[arg(long = "plugin", value_name = "ID", help_heading = "Which records")]
+    pub(crate) plugins: Vec<String>,
+    /// Only what is about this permission. Can be given several times.
+    #[arg(long = "permission", value_name = "NAME", help_heading = "Which records")]
+    pub(crate) permissions: Vec<String>,
+    /// Only what was refused.
+    #[arg(long, conflicts_with = "granted", help_heading = "Which records")]
+    pub(crate) denied: bool,
+    /// Only what was granted.
+    #[arg(long, help_heading = "Which records")]
+    pub(crate) granted: bool,
+    /// Only from this time on.
+    #[arg(long, value_name = "TIME", value_parser = values::moment, help_heading = "Which records")]
+    pub(crate) since: Option<SystemTime>,
+    /// Only before this time.
+    #[arg(long, value_name = "TIME", value_parser = values::moment, help_heading = "Which records")]
+    pub(crate) until: Option<SystemTime>,
+    /// Only those in whose text this stands.
+    #[arg(long, value_name = "TEXT", help_heading = "Which records")]
+    pub(crate) grep: Option<String>,
+    /// Counts instead of lists: by plugin, permission and verdict, with what was tried most often.
+    #[arg(long, conflicts_with = "suggest")]
+    pub(crate) summary: bool,
+    /// Prints the grants that were needed instead, ready to paste.
+    #[arg(long)]
+    pub(crate) suggest: bool,
+    /// From how many files in one folder on the folder is suggested; 0: never.
+    #[arg(long, value_name = "N", default_value_t = 4, requires = "suggest")]
+    pub(crate) fold_at: usize,
+    /// Prints one JSON object on stdout instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 impl Command {
     /// The command as it was typed.
     pub(crate) fn name(&self) -> &'static str {
@@ -167,6 +235,7 @@ impl Command {
             Self::Run(_) => "run",
             Self::Inspect(_) => "inspect",
             Self::Doctor(_) => "doctor",
+            Self::Audit(_) => "audit",
             Self::Completions { .. } => "completions",
         }
     }
@@ -177,6 +246,7 @@ impl Command {
             Self::Run(args) => args.json,
             Self::Inspect(args) => args.json,
             Self::Doctor(args) => args.json,
+            Self::Audit(args) => args.json,
             Self::Completions { .. } => false,
         }
     }

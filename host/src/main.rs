@@ -28,6 +28,10 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::execute(args),
         Command::Inspect(args) => commands::inspect::execute(args),
         Command::Doctor(args) => commands::doctor::execute(args),
+        Command::Audit(args) => match commands::audit::execute(args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => end(&cli.command, failure),
+        },
         Command::Completions { shell } => match commands::completions::execute(*shell) {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => end(&cli.command, failure),

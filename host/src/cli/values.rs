@@ -6,7 +6,7 @@
 use std::error::Error;
 use std::path::Path;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sandbox_core::{PluginPermission, ResourceLimits, STANDARD_PERMISSIONS};
 
@@ -113,6 +113,27 @@ pub(crate) fn permission(text: &str) -> Result<PluginPermission, String> {
     })
 }
 
+/// A moment: how long ago, a day, or a time of a day, in UTC.
+///
+/// # Errors
+/// How it would be written.
+pub(crate) fn moment(text: &str) -> Result<SystemTime, String> {
+    let ago = humantime::parse_duration(text).ok().and_then(|ago| SystemTime::now().checked_sub(ago));
+    let written = || {
+        let text = text.replace(' ', "T");
+        let whole = match text.len() {
+            10 => format!("{text}T00:00:00"),
+            16 => format!("{text}:00"),
+            _ => text,
+        };
+        humantime::parse_rfc3339_weak(&whole).ok()
+    };
+    ago.or_else(written).ok_or_else(|| {
+        "want how long ago, as in 10m or 2h, or a time in UTC, as in 2026-01-31 or 2026-01-31T12:00"
+            .to_owned()
+    })
+}
+
 /// The name under which a library is needed, never a path.
 ///
 /// # Errors
@@ -179,6 +200,25 @@ mod tests {
         let here = std::env::current_dir().expect("a current folder").join("assets");
         let expected = sandbox_core::PERMISSION_FILE_READ.scoped_to_path(here).expect("a scope");
         assert_eq!(permission("file-read:assets"), Ok(expected));
+    }
+
+    #[test]
+    fn a_moment_is_a_day_a_time_or_how_long_ago() {
+        let day = SystemTime::UNIX_EPOCH + Duration::from_secs(1_769_817_600);
+        let hours = |hours: u64| day + Duration::from_secs(hours * 3600);
+        for (text, expected) in [
+            ("2026-01-31", day),
+            ("2026-01-31T12:00", hours(12)),
+            ("2026-01-31 12:00:00", hours(12)),
+            ("2026-01-31T12:00:00Z", hours(12)),
+        ] {
+            assert_eq!(moment(text), Ok(expected), "{text}");
+        }
+        let ago = moment("2h").expect("how long ago");
+        assert!(ago < SystemTime::now() && ago > SystemTime::now() - Duration::from_secs(7300));
+        for bad in ["", "yesterday", "2026-13-01", "12:00", "-1h"] {
+            assert!(moment(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

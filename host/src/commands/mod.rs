@@ -2,6 +2,7 @@
 //!
 //! Runs in the application's process. Each uses what `sandbox-core` makes public and nothing else.
 
+pub(crate) mod audit;
 pub(crate) mod completions;
 pub(crate) mod doctor;
 pub(crate) mod inspect;

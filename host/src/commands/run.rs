@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sandbox_core::{
-    EnforcementReport, LayerPolicy, PluginHandle, PluginMetadata, PluginPolicy, PluginSandbox, PluginState,
-    ResourceLimits,
+    AuditLog, EnforcementReport, LayerPolicy, PluginHandle, PluginMetadata, PluginPolicy, PluginSandbox,
+    PluginState, ResourceLimits,
 };
 
 use self::record::{Outcome, Record};
@@ -92,7 +92,12 @@ fn run(args: &RunArgs, telling: Telling, record: &mut Record) -> Result<(), Fail
         .limits(limits)
         .allow_modules(args.allowed_modules.iter().cloned())
         .layers(layers);
+    // Before the sandbox, so that it is dropped after it: the end of the helper is the last that is written.
+    let log = args.audit.as_deref().map(open_log).transpose()?;
     let sandbox = PluginSandbox::new(&id, policy)?;
+    if let Some(log) = &log {
+        sandbox.audit_to(log);
+    }
     if args.ask {
         ask::at_terminal(&sandbox)?;
     }
@@ -120,6 +125,10 @@ fn run(args: &RunArgs, telling: Telling, record: &mut Record) -> Result<(), Fail
         telling.say(|look| printed(look, &record.printed));
     }
     lived
+}
+
+fn open_log(path: &Path) -> Result<AuditLog, Failure> {
+    AuditLog::open(path).map_err(|error| Failure::of_file("cannot write the audit log", path, &error))
 }
 
 fn live<'a>(

@@ -128,7 +128,15 @@ pub(crate) fn limits(limits: &ResourceLimits) -> Value {
 
 /// One event.
 pub(crate) fn event(event: &SandboxEvent) -> Value {
-    let mut value = match &event.kind {
+    let mut value = kind(&event.kind);
+    if let Value::Object(keys) = &mut value {
+        keys.insert("time".to_owned(), timestamp(event.time).into());
+    }
+    value
+}
+
+fn kind(kind: &EventKind) -> Value {
+    match kind {
         EventKind::Access { permission, action, object, resolved, granted, rule, .. } => json!({
             "kind": "access", "permission": permission, "action": action, "object": object,
             "resolved": resolved, "granted": granted, "rule": rule,
@@ -146,13 +154,16 @@ pub(crate) fn event(event: &SandboxEvent) -> Value {
             json!({ "kind": "state-changed", "from": from.to_string(), "to": to.to_string() })
         }
         EventKind::Ended { cause, .. } => json!({ "kind": "ended", "cause": cause.to_string() }),
+        EventKind::Repeated { count, since, event, .. } => json!({
+            "kind": "repeated", "count": count, "since": timestamp(*since), "event": self::kind(event),
+        }),
+        EventKind::Folded { count, since, permission, granted, .. } => json!({
+            "kind": "folded", "count": count, "since": timestamp(*since), "permission": permission,
+            "granted": granted,
+        }),
         EventKind::Dropped { count, .. } => json!({ "kind": "dropped", "count": count }),
         other => json!({ "kind": "other", "text": format!("{other:?}") }),
-    };
-    if let Value::Object(keys) = &mut value {
-        keys.insert("time".to_owned(), timestamp(event.time).into());
     }
-    value
 }
 
 fn timestamp(time: SystemTime) -> String {

@@ -36,10 +36,6 @@ mod verify;
 mod zygote;
 
 pub use app::{App, ServiceRequest};
-pub use audit::{
-    AUDIT_VERSION, AuditEvent, AuditLog, AuditOptions, AuditReadError, AuditReader, AuditRecord,
-    GrantSuggester, GrantSuggestion, NotSuggested,
-};
 pub use cause::Cause;
 pub use decider::{AccessRequest, Ruling};
 pub use doctor::{Diagnosis, Fact, doctor};

@@ -81,21 +81,22 @@ impl Watched {
             Telling::Quiet => {}
             Telling::Recorded if self.events.len() < MOST_EVENTS => self.events.push(event),
             Telling::Recorded => self.left_out = self.left_out.saturating_add(1),
-            Telling::Aloud(look) => match denial(&event.kind) {
-                None => {}
-                Some(text) => self.show(text, look),
+            Telling::Aloud(look) => match &event.kind {
+                EventKind::Repeated { count, event, .. } => self.show(denial(event), *count, look),
+                kind => self.show(denial(kind), 1, look),
             },
         }
     }
 
-    fn show(&mut self, denial: String, look: Look) {
-        if let Some(count) = self.denials.get_mut(&denial) {
-            *count = count.saturating_add(1);
+    fn show(&mut self, denial: Option<String>, count: u64, look: Look) {
+        let Some(denial) = denial else { return };
+        if let Some(known) = self.denials.get_mut(&denial) {
+            *known = known.saturating_add(count);
         } else if self.denials.len() < MOST_DENIALS {
             note(&format!("{} {denial}", look.doubtful("denied:")));
-            self.denials.insert(denial, 1);
+            self.denials.insert(denial, count);
         } else {
-            self.left_out = self.left_out.saturating_add(1);
+            self.left_out = self.left_out.saturating_add(count);
         }
     }
 }
@@ -113,6 +114,10 @@ fn denial(event: &EventKind) -> Option<String> {
             format!("service {service}: needs --grant {permission}")
         }
         EventKind::ServiceCall { service, granted: false, .. } => format!("service {service}"),
+        EventKind::Folded { count, permission, granted: false, .. } => {
+            let permission = permission.as_deref().unwrap_or("services");
+            format!("{permission}: {count} more, too many to be told one by one")
+        }
         EventKind::Dropped { count, .. } => format!("{count} events came too fast to be followed"),
         _ => return None,
     };
