@@ -358,3 +358,112 @@ fn asking_without_a_terminal_is_an_error() {
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
     assert!(stderr(&output).contains("--ask has nobody to ask"), "{}", stderr(&output));
 }
+
+/// Runs the plugin `probe` with these options; it opens each of `files`, and the log is at `log`.
+fn audited(log: &Path, options: &[String], files: &[PathBuf]) -> Output {
+    let probe = plugin("libprobe.so").display().to_string();
+    let mut args =
+        vec!["run".to_owned(), probe, "-q".to_owned(), "--audit".to_owned(), log.display().to_string()];
+    args.extend(options.iter().cloned());
+    for file in files {
+        args.extend(["--call", "open", "--payload"].map(str::to_owned));
+        args.push(file.display().to_string());
+    }
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let output = program(&args);
+    exits(&output, 0);
+    output
+}
+
+#[test]
+fn what_the_audit_log_suggests_opens_what_a_run_needed_when_it_is_pasted() {
+    let top = tempfile::tempdir().expect("a folder");
+    let top = top.path().canonicalize().expect("it is there");
+    let (log, file, beside) = (top.join("log"), top.join("a file"), top.join("a file too"));
+    for file in [&file, &beside] {
+        fs::write(file, "contents").expect("a file");
+    }
+    let first = audited(&log, &[], std::slice::from_ref(&file));
+    assert_eq!(stdout(&first), "errno 13\n");
+    let log_path = log.display().to_string();
+    let object = object(&program(&["audit", &log_path, "--suggest", "--json"]));
+    let grant = format!("file-read:{}", file.display());
+    let suggestion = &object["suggestions"][0];
+    assert_eq!(suggestion["plugin"], "probe");
+    assert_eq!(suggestion["options"], serde_json::json!(["--grant", grant]));
+    let text = program(&["audit", &log_path, "--suggest"]);
+    exits(&text, 0);
+    assert!(stdout(&text).contains(&format!("--grant '{grant}'")), "{}", stdout(&text));
+    assert!(stdout(&text).contains(".permission(PERMISSION_FILE_READ.scoped_to_path("), "{}", stdout(&text));
+
+    let options = suggestion["options"].as_array().expect("words").iter();
+    let options: Vec<_> = options.filter_map(Value::as_str).map(str::to_owned).collect();
+    let again = audited(&log, &options, &[file, beside]);
+    assert_eq!(stdout(&again), "ok contents\nerrno 13\n");
+}
+
+#[test]
+fn an_audit_log_is_listed_filtered_and_summed_up() {
+    let top = tempfile::tempdir().expect("a folder");
+    let log = top.path().join("log");
+    let hostile = PathBuf::from("/nowhere/\n\x1b[2J\u{202e}");
+    audited(&log, &[], &[hostile, "/nowhere/else".into(), "/nowhere/else".into()]);
+    let log = log.display().to_string();
+    let list = |options: &[&str]| {
+        let output = program(&[&["audit", &log], options].concat());
+        exits(&output, 0);
+        assert_eq!(stderr(&output), "");
+        assert!(!stdout(&output).contains(['\x1b', '\u{202e}']), "{:?}", stdout(&output));
+        stdout(&output).to_owned()
+    };
+    let denied = list(&["--denied"]);
+    assert_eq!(denied.lines().count(), 3, "{denied}");
+    assert!(denied.lines().all(|line| line.contains("probe") && line.contains("denied")), "{denied}");
+    assert_eq!(list(&["--denied", "--grep", "else"]).lines().count(), 2);
+    assert_eq!(list(&["--plugin", "other"]), "");
+    assert!(list(&[]).contains("loaded -> unloaded"));
+    assert!(list(&["--summary"]).contains("open /nowhere/else (2)"), "{}", list(&["--summary"]));
+    let object = object(&program(&["audit", &log, "--json", "--permission", "file-read", "--since", "1h"]));
+    assert_eq!((&object["matched"], &object["left_out"]), (&3.into(), &0.into()));
+    assert_eq!(object["records"][1]["object"], "/nowhere/else");
+}
+
+#[test]
+fn a_broken_line_is_named_and_the_rest_of_a_log_is_read() {
+    let top = tempfile::tempdir().expect("a folder");
+    let log = top.path().join("log");
+    let line =
+        r#"{"v":1,"time":"2026-01-01T00:00:00Z","plugin":"a","kind":"ended","cause":"it was unloaded"}"#;
+    fs::write(&log, format!("{line}\nrub\x1bbish\n{line}\n{}", &line[..20])).expect("a file");
+    fs::write(top.path().join("log.1"), format!("{line}\n")).expect("a file");
+    let log = log.display().to_string();
+    let output = program(&["audit", &log]);
+    exits(&output, 0);
+    assert_eq!(stdout(&output).lines().count(), 2);
+    assert!(stderr(&output).contains("line 2: ") && stderr(&output).contains("line 4: cut short"));
+    assert!(!stderr(&output).contains('\x1b'));
+    let object = object(&program(&["audit", &log, "--rotated", "--json"]));
+    assert_eq!((&object["lines"], &object["broken"]["count"]), (&3.into(), &2.into()));
+    assert_eq!(object["files"].as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn a_log_that_cannot_be_had_is_exit_code_2_before_anything_is_loaded() {
+    let top = tempfile::tempdir().expect("a folder");
+    let (file, link) = (top.path().join("file"), top.path().join("link").display().to_string());
+    std::os::unix::fs::symlink(&file, &link).expect("a link");
+    let folder = top.path().display().to_string();
+    for (args, hint) in [
+        (&["run", &hello(), "--audit", &link][..], "cannot write the audit log"),
+        (&["audit", &folder], "directory"),
+        (&["audit", "/nonexistent/log"], "/nonexistent/log"),
+        (&["audit", &link, "--denied", "--granted"], "--granted"),
+        (&["audit", &link, "--since", "yesterday"], "10m"),
+        (&["audit"], "FILE"),
+    ] {
+        let output = program(args);
+        exits(&output, 2);
+        assert!(stderr(&output).contains(hint), "{args:?}: {}", stderr(&output));
+    }
+    assert!(!file.exists(), "a link is not followed");
+}

@@ -83,7 +83,7 @@ impl Summary {
         }
         let object = match event {
             AuditEvent::Access { action, object, resolved, .. } => {
-                format!("{action} {}", resolved.as_deref().unwrap_or(object))
+                format!("{action} {}", resolved.as_deref().unwrap_or(object)).trim_end().to_owned()
             }
             AuditEvent::ServiceCall { service, .. } => service.clone(),
             _ => return,
