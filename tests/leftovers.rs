@@ -9,7 +9,7 @@ use rig::libraries::constructor_that;
 use rig::plugins::Attempts;
 use rig::{Scratch, active, library, loaded, probe, probe_with};
 use sandbox_core::{
-    App, PERMISSION_FILE_READ, PluginPolicy, PluginSandbox, PluginSandboxManager, ResourceLimits,
+    App, AuditLog, PERMISSION_FILE_READ, PluginPolicy, PluginSandbox, PluginSandboxManager, ResourceLimits,
 };
 
 fn whole_life() {
@@ -19,12 +19,14 @@ fn whole_life() {
     let app = App::new().service("log", |_| Ok(Vec::new()));
     let plugin = active("probe", policy, library("probe"), app);
     let events = plugin.events();
+    let log = AuditLog::open(scratch.at("log")).expect("a new file");
+    plugin.audit_to(&log);
     assert_eq!(plugin.attempt("open", &file).text(), "contents");
     assert_eq!(plugin.attempt("service", "log\n").text(), "replied ");
     assert_eq!(plugin.attempt("service_from_thread", "log\n").text(), "replied ");
     plugin.deactivate_plugin().expect("it deactivates");
     plugin.unload_plugin().expect("it unloads");
-    drop(events);
+    drop((events, log));
 }
 
 fn refused_libraries() {

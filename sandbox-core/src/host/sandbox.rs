@@ -283,7 +283,8 @@ impl PluginSandbox {
         self.entry.instance().map(|instance| instance.printed()).unwrap_or_default()
     }
 
-    /// This plugin's events from now on. At most 1024 wait; what is over is counted and reported.
+    /// This plugin's events from now on. At most 1024 wait; what is over is counted and reported. What a plugin repeats
+    /// comes sixteen times a second, and then as a count ([`Repeated`](crate::EventKind::Repeated)).
     pub fn events(&self) -> Receiver<SandboxEvent> {
         self.entry.subject().hub().subscribe()
     }
