@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rig::libraries::{compile_c, with_modules};
 use rig::plugins::explained;
-use rig::{Scratch, active};
-use sandbox_core::{LibraryError, PERMISSION_FILE_READ, PluginPolicy, PluginSandbox, PluginSandboxError};
+use rig::{Scratch, active, wait};
+use sandbox_core::{
+    LibraryError, PERMISSION_FILE_READ, PluginPolicy, PluginSandbox, PluginSandboxError, PluginState,
+};
 
 const NEEDED: [&str; 2] = ["libprobe_near.so", "libprobe_far.so"];
 const MORE: &str = "libprobe_more.so";
@@ -138,4 +140,34 @@ fn modules_may_change_while_the_plugin_asks_for_them() {
     });
     assert!(add(&plugin, MORE));
     assert_eq!(load(&plugin, MORE).as_deref(), Ok("7"));
+}
+
+#[test]
+fn modules_that_change_during_a_load_are_what_the_loaded_plugin_finds() {
+    let scratch = Scratch::new();
+    let (plugin, library) = plugin(&scratch);
+    // It may be over by then: what changes afterwards is found too.
+    let begins = || wait::until("the load", || (plugin.state() != PluginState::Unloaded).then_some(()));
+    for turn in 0..5 {
+        plugin.unload_plugin().expect("it unloads");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                begins();
+                assert!(add(&plugin, DEEP) && add(&plugin, MORE), "turn {turn}");
+            });
+            plugin.load_plugin(&library).expect("it loads");
+        });
+        plugin.activate_plugin(()).expect("it activates");
+        assert_eq!(load(&plugin, MORE).as_deref(), Ok("7"), "turn {turn}");
+        plugin.unload_plugin().expect("it unloads");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                begins();
+                assert!(plugin.remove_allowed_module(MORE) && plugin.remove_allowed_module(DEEP));
+            });
+            plugin.load_plugin(&library).expect("it loads");
+        });
+        plugin.activate_plugin(()).expect("it activates");
+        load(&plugin, MORE).expect_err("allowed no more");
+    }
 }

@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use rig::events::expect;
 use rig::plugins::Attempts;
 use rig::unconfined;
+use rig::wait::PATIENCE;
 use rig::{Answer, probe, probe_with};
-use sandbox_core::{EventKind, PERMISSION_FILE_READ, PERMISSION_SYSTEM, PluginPolicy};
+use sandbox_core::{EventKind, PERMISSION_FILE_READ, PERMISSION_SYSTEM, PluginPolicy, Ruling};
 
 const REFUSED: Answer = Answer::Errno(libc::EACCES);
 
@@ -80,15 +82,16 @@ fn facts_are_the_hosts_own() {
 #[test]
 fn a_fact_is_a_copy_of_one_moment_and_nothing_of_the_kernels() {
     let plugin = probe_with(PluginPolicy::new().permission(PERMISSION_SYSTEM));
-    assert!(plugin.attempt("hold", "/proc/uptime").got_it());
-    let first = plugin.attempt("read_held", "").text();
+    let held = plugin.attempt("held_open", "r\n/proc/uptime").text();
+    let first = plugin.attempt("held_read", &held).text();
     rig::wait::until("time to pass", || {
         let now = plugin.attempt("open", "/proc/uptime").text();
         (now != first).then_some(())
     });
-    assert_eq!(plugin.attempt("read_held", "").text(), first);
+    assert_eq!(plugin.attempt("held_read", &held).text(), first);
     plugin.revoke_permission(&PERMISSION_SYSTEM);
-    assert_eq!(plugin.attempt("hold", "/proc/uptime"), REFUSED);
+    assert_eq!(plugin.attempt("held_open", "r\n/proc/uptime"), REFUSED);
+    assert_eq!(plugin.attempt("held_read", &held).text(), first, "what it was told it knows");
 }
 
 #[test]
@@ -156,4 +159,25 @@ fn name_memory_and_uptime_are_neutral_without_the_permission_and_true_with_it() 
     plugin.revoke_permission(&PERMISSION_SYSTEM);
     assert_eq!(plugin.attempt("sysinfo", "").text(), before);
     assert_eq!(plugin.attempt("host_name", "").text(), "localhost");
+}
+
+#[test]
+fn facts_are_asked_about_where_somebody_decides_and_neutral_answers_are_not() {
+    let plugin = probe();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    plugin.set_decider(PATIENCE, {
+        let asked = Arc::clone(&asked);
+        move |request| {
+            asked.lock().expect("nobody panics with it").push(request.permission.clone());
+            Ruling::AllowOnce
+        }
+    });
+    assert_eq!(plugin.attempt("host_name", "").text(), "localhost");
+    assert!(plugin.attempt("open", "/sys/devices/system/cpu/online").got_it());
+    assert!(asked.lock().expect("as above").is_empty());
+    assert!(plugin.attempt("open", "/proc/uptime").got_it());
+    assert_eq!(*asked.lock().expect("as above"), [PERMISSION_SYSTEM]);
+    assert!(!plugin.has_permission(&PERMISSION_SYSTEM), "that was once");
+    plugin.remove_decider();
+    assert_eq!(plugin.attempt("open", "/proc/uptime"), REFUSED);
 }
