@@ -135,7 +135,7 @@ fn best_effort(_: &[String]) -> Vec<u8> {
     assert_eq!(plugin.attempt("open", &file), Answer::Got(b"contents".to_vec()));
     assert_eq!(plugin.attempt("stat", &file).text().split(' ').next(), Some("8"));
     assert_eq!(plugin.attempt("open", "/etc/passwd"), refused);
-    plugin.revoke_permission(&PERMISSION_FILE_READ);
+    plugin.revoke_permission_leaving_open(&PERMISSION_FILE_READ);
     assert_eq!(plugin.attempt("open", &file), refused);
     for (method, payload) in
         [("socket", ""), ("fork", ""), ("exec", "/bin/true"), ("memfd", ""), ("mprotect_exec", "")]
@@ -147,5 +147,8 @@ fn best_effort(_: &[String]) -> Vec<u8> {
         ));
     }
     assert_eq!(plugin.attempt("descriptors", "").text(), "0:device 1:pipe 2:pipe 3:pipe 4:pipe");
+    // Nobody may look here whether it has closed the file that was opened above.
+    plugin.revoke_permission(&PERMISSION_FILE_READ);
+    assert_eq!(plugin.state(), PluginState::Crashed);
     report.to_string().into_bytes()
 }
