@@ -99,7 +99,14 @@ fn each_of_the_two_needs_its_own_permission_at_that_moment_and_each_decision_is_
     a.grant_permission(with("b"));
     b.revoke_permission(&with("a"));
     b.grant_permission(with("c"));
+    let heard = b.events();
     check("nobody", "of the other plugin: not granted");
+    expect(&heard, "the same as a decision about the other", |kind| match kind {
+        EventKind::Access { action: "receive", object, granted: false, rule, .. } => {
+            (object == "a" && rule == "not granted").then_some(())
+        }
+        _ => None,
+    });
     b.grant_permission(with("a"));
     check("taken", "granted: plugin:b");
 }

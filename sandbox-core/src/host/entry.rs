@@ -140,6 +140,7 @@ impl Entry {
     /// Withdraws a permission, and takes back of a running helper what it had opened; whether any of it was held.
     pub(crate) fn revoke(&self, permission: &PluginPermission, held_files: HeldFiles) -> bool {
         let held = self.subject.revoke(permission);
+        self.subject.exchange().settle(permission);
         // Also if it was not held: what an earlier revoke has left open may be taken now.
         if let Some(instance) = self.instance().filter(|instance| instance.end().is_none()) {
             broker::take_back(&instance, permission, held_files);

@@ -9,15 +9,19 @@ use std::time::{Duration, Instant};
 
 use plugin_abi::messages::{self, MAX_MESSAGE_BYTES, RECEIVE, SEND, SendStatus};
 
+use super::broker::UnderWay;
 use super::events::EventKind;
 use super::instance::{Instance, MOST_LARGEST_MESSAGES};
 use super::lock::lock;
 use super::subject::Subject;
-use crate::shared::policy::{PluginId, Scope, Verdict};
+use crate::shared::policy::{PluginId, PluginPermission, Scope, Verdict};
 use crate::shared::wire::control::{Bytes, ServiceCallId, ToHelper, WireServiceError};
 
 /// The permission that opens both directions.
 const PERMISSION: &str = "plugin";
+
+/// How long a message that was judged by the old grants may take to be where it goes: nothing in between waits.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// How many messages may wait for one plugin, and how many bytes they may have.
 const MOST_WAITING: Bound = Bound { messages: 256, bytes: 16 * MAX_MESSAGE_BYTES };
@@ -47,6 +51,7 @@ impl Bound {
 #[derive(Default)]
 pub(crate) struct Exchange {
     loaded: RwLock<HashMap<PluginId, Weak<Instance>>>,
+    passing: UnderWay,
 }
 
 impl Exchange {
@@ -65,6 +70,13 @@ impl Exchange {
         let this = |entered: &Weak<Instance>| std::ptr::eq(entered.as_ptr(), instance);
         if loaded.get(instance.subject.id()).is_some_and(this) {
             loaded.remove(instance.subject.id());
+        }
+    }
+
+    /// Returns when no message is on its way that only `revoked` had let pass.
+    pub(crate) fn settle(&self, revoked: &PluginPermission) {
+        if revoked.name() == PERMISSION && !self.passing.settled(SETTLE_TIMEOUT) {
+            tracing::warn!("a message is still on its way");
         }
     }
 
@@ -152,6 +164,7 @@ impl Instance {
         let addressed = messages::split_address(payload);
         let addressed = addressed.and_then(|(to, bytes)| Some((PluginId::new(to).ok()?, bytes)));
         let Some((to, bytes)) = addressed else { return Err(failed("no plugin's id and message")) };
+        let _passing = self.subject.exchange().passing.begin();
         // First of all, so that a plugin which may not send there does not learn whether there is one.
         let own_rule = match judge(&self.subject, &to) {
             Ok(rule) => rule,
@@ -177,8 +190,14 @@ impl Instance {
         let nobody = |rule: String| Undelivered::Refused(SendStatus::NoRecipient, rule);
         let recipient = self.subject.exchange().find(to);
         let recipient = recipient.ok_or_else(|| nobody("it is not loaded".to_owned()))?;
-        let rule = judge(&recipient.subject, self.subject.id())
-            .map_err(|rule| nobody(format!("of the other plugin: {rule}")))?;
+        let rule = match judge(&recipient.subject, self.subject.id()) {
+            Ok(rule) => rule,
+            Err(rule) => {
+                let seen_from_here = format!("of the other plugin: {rule}");
+                tell(&recipient.subject, "receive", self.subject.id().as_str(), false, rule);
+                return Err(nobody(seen_from_here));
+            }
+        };
         let id_bytes = self.subject.id().as_str().len().saturating_add(1);
         let for_it = usize::try_from(recipient.max_message_bytes).unwrap_or(usize::MAX);
         let max = MAX_MESSAGE_BYTES.min(for_it.saturating_sub(id_bytes));
@@ -202,8 +221,8 @@ impl Instance {
         }
     }
 
-    /// The next message for this plugin: the service [`RECEIVE`]. `None` if the call `id` is answered later: by whoever sends
-    /// one, or by the reactor when the time is up.
+    /// Gives this plugin its next message: the service [`RECEIVE`]. `None` if that answers the call `id`, or will: whoever
+    /// sends one, or the reactor when the time is up.
     pub(super) fn receive_message(&self, id: ServiceCallId, payload: &[u8]) -> Option<Reply> {
         let Some(wait) = messages::decode_wait(payload) else {
             return Some(Err(failed("no number of milliseconds")));
@@ -213,6 +232,7 @@ impl Instance {
             return Some(Err(denied(RECEIVE)));
         }
         loop {
+            let _passing = self.subject.exchange().passing.begin();
             let mut mailbox = lock(&self.mailbox);
             let Some(message) = mailbox.messages.pop_front() else {
                 if wait == Duration::ZERO {
@@ -238,7 +258,8 @@ impl Instance {
             let granted = verdict.is_ok();
             tell(&self.subject, "receive", from.as_str(), granted, verdict.unwrap_or_else(|rule| rule));
             if granted {
-                return Some(message.addressed());
+                self.send(&ToHelper::ServiceReply { id, reply: message.addressed() });
+                return None;
             }
         }
     }
@@ -279,7 +300,10 @@ enum Undelivered {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::broker::HeldFiles;
+    use crate::host::entry::Entry;
     use crate::host::policy::{PluginPolicy, PolicyCell};
+    use crate::shared::policy::{PERMISSION_PLUGIN, PERMISSION_UI};
 
     fn sender(id: &str) -> Arc<Subject> {
         let policy = PolicyCell::new(PluginPolicy::new()).unwrap();
@@ -303,6 +327,26 @@ mod tests {
             }
             assert_eq!(taken, of_all);
         }
+    }
+
+    #[test]
+    fn a_revoke_of_the_permission_waits_for_what_is_on_its_way_and_another_does_not() {
+        let exchange = Arc::new(Exchange::default());
+        let policy = PluginPolicy::new().permissions([PERMISSION_PLUGIN, PERMISSION_UI]);
+        let id = PluginId::new("a").unwrap();
+        let entry = Entry::new(id, policy, None, None, Arc::default(), Arc::clone(&exchange)).unwrap();
+        let passing = exchange.passing.begin();
+        entry.revoke(&PERMISSION_UI, HeldFiles::End);
+        std::thread::scope(|scope| {
+            let revoke = scope.spawn(|| entry.revoke(&PERMISSION_PLUGIN, HeldFiles::End));
+            while entry.subject().holds_named(PERMISSION) {
+                std::thread::yield_now();
+            }
+            (0..1000).for_each(|_| std::thread::yield_now());
+            assert!(!revoke.is_finished());
+            drop(passing);
+            assert!(revoke.join().unwrap());
+        });
     }
 
     #[test]
