@@ -12,6 +12,7 @@ pub mod inventory;
 pub mod libraries;
 pub mod plugins;
 pub mod scratch;
+pub mod servers;
 pub mod unconfined;
 pub mod wait;
 

@@ -16,6 +16,7 @@ mod lifecycle;
 mod limits;
 mod messages;
 mod modules;
+mod network;
 mod order;
 mod permissions;
 mod prompting;

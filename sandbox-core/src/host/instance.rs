@@ -413,6 +413,9 @@ impl Instance {
         self.outbox.close();
         lock(&self.pidfd).take();
         lock(&self.brokered).take();
+        if let Some(core) = self.core.upgrade() {
+            core.broker.forget(self.id);
+        }
         if let Ok(cgroup) = &self.cgroup {
             cgroup.remove();
         }

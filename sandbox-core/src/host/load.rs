@@ -14,7 +14,7 @@ use plugin_abi::{ErrorKind, PluginMetadata};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::broker::{Brokered, Handles, Served, UnderWay};
+use super::broker::{Brokered, Handles, Network, Served, UnderWay};
 use super::cause::Cause;
 use super::entry::{Entry, Loaded, left_of};
 use super::events::escape;
@@ -285,8 +285,16 @@ fn take_broker(
         OpenOptions::new().read(true).write(true).open(format!("/proc/{}/mem", instance.pid.0));
     match (listener, memory) {
         (Ok(listener), Ok(memory)) => {
-            let (handles, under_way) = (Handles::default(), UnderWay::default());
-            instance.set_brokered(Brokered { listener, memory, served, trees, zygote, handles, under_way });
+            instance.set_brokered(Brokered {
+                listener,
+                memory,
+                served,
+                handles: Handles::default(),
+                under_way: UnderWay::default(),
+                network: Network::default(),
+                trees,
+                zygote,
+            });
             Ok(true)
         }
         (listener, memory) => {

@@ -13,6 +13,7 @@ mod kernel;
 mod machine;
 mod memory;
 mod messages;
+mod network;
 mod services;
 mod threads;
 
@@ -28,6 +29,7 @@ struct Probe {
     host: Option<Host>,
     memory: Vec<Vec<u8>>,
     held: held::Held,
+    network: network::Held,
 }
 
 impl Plugin for Probe {
@@ -89,6 +91,39 @@ impl Plugin for Probe {
 
             "socket" => kernel::socket(),
             "connect_loopback" => number(payload).and_then(kernel::connect_loopback),
+            "net_fd" => self.network.number(payload),
+            "net_local" => self.network.local(payload),
+            "net_connect" => self.network.connect(payload),
+            "net_connect_timeout" => self.network.connect_timeout(payload),
+            "net_connect_send_timeout" => self.network.connect_with_send_timeout(payload),
+            "net_connect_in_background" => self.network.connect_in_background(payload),
+            "net_talk" => self.network.talk(payload),
+            "net_talk_much" => self.network.talk_much(payload),
+            "net_read" => self.network.read(payload),
+            "net_read_in_background" => self.network.read_in_background(payload),
+            "net_background" => self.network.background(),
+            "net_close" => self.network.close(),
+            "net_listen" => self.network.listen(payload),
+            "net_listen_unbound" => self.network.listen_unbound(),
+            "net_accept" => self.network.accept(payload),
+            "net_accept_now" => self.network.accept_now(payload),
+            "net_accept_in_background" => self.network.accept_in_background(payload),
+            "udp_bind" => self.network.udp_bind(payload),
+            "udp_connect" => self.network.udp_connect(payload),
+            "udp_talk" => self.network.udp_talk(payload),
+            "udp_send_to" => self.network.udp_send_to(payload),
+            "sendmsg_to" => self.network.send_message_to(payload),
+            "sendmmsg" => self.network.send_messages(payload),
+            "send_descriptor" => self.network.send_descriptor(payload),
+            "send_descriptor_to_itself" => network::send_descriptor_to_itself(),
+            "talk_by_name" => network::talk_by_name(payload),
+            "look_up" => network::look_up(payload),
+            "look_up_c" => network::look_up_c(payload),
+            "unix_talk" => network::talk_unix(payload),
+            "unix_connect" => network::connect_unix(&mut self.network, payload),
+            "unix_receive_control" => network::receive_control(&self.network, payload),
+            "interfaces" => network::interfaces(),
+            "talk_to_itself" => network::talk_to_itself(),
             "fork" => kernel::fork(),
             "exec" => kernel::exec(payload),
             "kill" => number(payload).and_then(kernel::ask_about_process),

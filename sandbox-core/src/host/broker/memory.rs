@@ -37,6 +37,13 @@ pub(crate) fn read_path(memory: &File, address: u64) -> Result<Vec<u8>, Errno> {
     Err(Errno::ENAMETOOLONG)
 }
 
+/// The `len` bytes at `address`; the caller bounds how many.
+pub(crate) fn read_bytes(memory: &File, address: u64, len: usize) -> Result<Vec<u8>, Errno> {
+    let mut bytes = vec![0; len];
+    memory.read_exact_at(&mut bytes, address).map_err(|_| Errno::EFAULT)?;
+    Ok(bytes)
+}
+
 /// The number at `address`.
 pub(crate) fn read_u64(memory: &File, address: u64) -> Result<u64, Errno> {
     let mut bytes = [0; 8];

@@ -11,6 +11,8 @@ mod ledger;
 mod loader;
 mod machine;
 mod memory;
+mod network;
+mod parked;
 mod prompts;
 mod refused;
 mod requests;
@@ -25,6 +27,7 @@ use std::sync::Arc;
 
 pub(crate) use handles::Handles;
 pub(crate) use loader::Served;
+pub(crate) use network::Network;
 pub(crate) use revoke::{HeldFiles, take_back};
 pub(crate) use under_way::UnderWay;
 pub(crate) use workers::Workers;
@@ -38,6 +41,8 @@ pub(crate) struct Brokered {
     /// The helper's memory, opened while the host might: it stays this process's, whatever its number becomes.
     pub(crate) memory: File,
     pub(crate) served: Served,
+    /// Whom its sockets reach.
+    pub(crate) network: Network,
     /// Where files are looked for.
     pub(crate) trees: Arc<Trees>,
     /// Makes what only it may make.

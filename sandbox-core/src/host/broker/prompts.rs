@@ -64,7 +64,7 @@ impl Prompts {
         let work = move || {
             signals::block_all();
             let (pending, shared) = for_thread;
-            pending.settle(&open);
+            pending.settle(&open, &shared);
             shared.rearm(&pending.instance, &pending.brokered);
         };
         // A thread that cannot be had is an answer that does not come.
@@ -76,13 +76,13 @@ impl Prompts {
 }
 
 impl Pending {
-    fn serve(&self, rulings: &[(PluginPermission, Ruling)]) -> Served {
+    fn request<'a>(&'a self, rulings: &'a [(PluginPermission, Ruling)]) -> Request<'a> {
         let Self { instance, brokered, notification, .. } = self;
-        requests::serve(&Request { instance, brokered, notification, rulings })
+        Request { instance, brokered, notification, rulings, waited_since: None }
     }
 
     /// Asks, and serves the request anew, until nothing is left to be asked.
-    fn settle(&self, open: &Arc<AtomicUsize>) {
+    fn settle(&self, open: &Arc<AtomicUsize>, shared: &Shared) {
         let (mut rulings, mut wish) = (Vec::new(), self.wish.clone());
         loop {
             let ruling = self.rule(&wish, open);
@@ -93,9 +93,11 @@ impl Pending {
                 Ruling::Deny => self.instance.questions().remember_denied(permission.clone()),
             }
             rulings.push((permission, ruling));
-            match self.serve(&rulings) {
+            let request = self.request(&rulings);
+            match requests::serve(&request) {
                 Served::Answered => return,
                 Served::Undecided(next) => wish = next,
+                Served::Later(wait) => return shared.parked.park(&request, wait),
             }
         }
     }
@@ -103,7 +105,7 @@ impl Pending {
     fn deny(&self) {
         let ruling = (self.wish.permission.clone(), Ruling::Deny);
         // What else it needs is nobody's to allow either.
-        let _ = self.serve(&vec![ruling; MOST_FOR_ONE]);
+        let _ = requests::serve(&self.request(&vec![ruling; MOST_FOR_ONE]));
     }
 
     /// What is said about `wish`; no, if nothing is said in time.

@@ -70,16 +70,8 @@ refused! {
     SYS_timer_create: "system", EPERM;
     SYS_setxattr: "file-write", EPERM, path 0;
     SYS_fsetxattr: "file-write", EPERM;
-    SYS_socket: "network", EACCES;
     SYS_socketpair: "network", EACCES;
-    SYS_connect: "network", EACCES;
-    SYS_bind: "network", EACCES;
-    SYS_listen: "network", EACCES;
-    SYS_accept4: "network", EACCES;
-    SYS_sendto: "network", EACCES;
-    SYS_sendmsg: "network", EACCES;
-    SYS_recvfrom: "network", EACCES;
-    SYS_recvmsg: "network", EACCES;
+    SYS_getsockopt: "network", ENOPROTOOPT;
     SYS_execve: "process", EACCES, path 0;
     SYS_execveat: "process", EACCES, path 1;
     SYS_clone: "process", EPERM;
@@ -122,7 +114,6 @@ refused! {
     #[cfg(target_arch = "x86_64")] SYS_chmod: "file-write", EACCES, path 0;
     #[cfg(target_arch = "x86_64")] SYS_chown: "file-write", EACCES, path 0;
     #[cfg(target_arch = "x86_64")] SYS_mknod: "file-write", EACCES, path 0;
-    #[cfg(target_arch = "x86_64")] SYS_accept: "network", EACCES;
     #[cfg(target_arch = "x86_64")] SYS_fork: "process", EPERM;
     #[cfg(target_arch = "x86_64")] SYS_vfork: "process", EPERM;
 }

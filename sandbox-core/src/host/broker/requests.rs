@@ -4,14 +4,16 @@
 //! of its own, which says what it does.
 
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use nix::errno::Errno;
 
+use super::parked::Wait;
 use super::prompts::MOST_FOR_ONE;
-use super::{Brokered, files, machine, memory, refused};
+use super::{Brokered, files, machine, memory, network, refused};
 use crate::host::decider::{AccessRequest, Ruling};
 use crate::host::events::{EventKind, escape, escape_path};
 use crate::host::instance::Instance;
@@ -28,6 +30,10 @@ pub(super) enum Answer {
     },
     /// Nothing yet: somebody is asked first, and then the request is served anew.
     Ask(Box<AccessRequest>),
+    /// Nothing yet: what it waits for comes first, and then the request is served anew.
+    Later(Wait),
+    /// It has been answered.
+    Given,
 }
 
 impl From<Result<i64, Errno>> for Answer {
@@ -49,6 +55,8 @@ pub(super) struct Request<'a> {
     pub(super) notification: &'a Notification,
     /// What was said by whoever was asked about this very request.
     pub(super) rulings: &'a [(PluginPermission, Ruling)],
+    /// Since when its caller waits, if this is not the first time that it is served.
+    pub(super) waited_since: Option<Instant>,
 }
 
 /// What came of serving a request.
@@ -57,6 +65,8 @@ pub(super) enum Served {
     Answered,
     /// Its caller waits until somebody has said whether it may.
     Undecided(Box<AccessRequest>),
+    /// Its caller waits until something is so.
+    Later(Wait),
 }
 
 /// Serves one request.
@@ -76,6 +86,8 @@ pub(super) fn serve(request: &Request<'_>) -> Served {
             }
         }
         Answer::Ask(wish) => return Served::Undecided(wish),
+        Answer::Later(wait) => return Served::Later(wait),
+        Answer::Given => Ok(()),
     };
     Served::Answered
 }
@@ -128,7 +140,8 @@ impl Request<'_> {
     }
 
     fn answer(&self) -> Answer {
-        files::serve(self).or_else(|| machine::serve(self)).unwrap_or_else(|| refused::serve(self))
+        let served = files::serve(self).or_else(|| network::serve(self)).or_else(|| machine::serve(self));
+        served.unwrap_or_else(|| refused::serve(self))
     }
 
     /// Whether the caller still waits, so that what was read of its memory was read of its.
@@ -144,10 +157,30 @@ impl Request<'_> {
 
     /// Answers 0, with `bytes` at `address`.
     pub(super) fn write(&self, address: u64, bytes: &[u8]) -> Answer {
+        self.put(address, bytes).map(|()| 0).into()
+    }
+
+    /// Writes `bytes` to `address`.
+    pub(super) fn put(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
         if !self.still_waits() {
-            return Answer::Errno(Errno::EINTR);
+            return Err(Errno::EINTR);
         }
-        memory::write(&self.brokered.memory, self.notification.tid, address, bytes).map(|()| 0).into()
+        memory::write(&self.brokered.memory, self.notification.tid, address, bytes)
+    }
+
+    /// A copy of one of the caller's descriptors.
+    pub(super) fn descriptor(&self, number: RawFd) -> Result<OwnedFd, Errno> {
+        let copy = self.instance.descriptor(number);
+        copy.map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+    }
+
+    /// Answers with a descriptor at once, for who must see it done before going on.
+    pub(super) fn answer_with(&self, file: OwnedFd, cloexec: bool) -> Answer {
+        let listener = self.brokered.listener.as_fd();
+        match seccomp::answer_with_fd(listener, self.notification.id, file.as_fd(), cloexec) {
+            Ok(_) => Answer::Given,
+            Err(errno) => Answer::Errno(errno),
+        }
     }
 
     /// The grants as they are at this moment, with what was allowed for this request alone.

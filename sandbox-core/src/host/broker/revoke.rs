@@ -6,9 +6,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::Brokered;
 use super::held::{self, Held};
 use super::ledger::{FileId, Lost, Mark};
+use super::{Brokered, network};
 use crate::host::cause::Cause;
 use crate::host::events::escape;
 use crate::host::instance::Instance;
@@ -40,6 +40,9 @@ pub(crate) fn take_back(instance: &Instance, permission: &PluginPermission, held
     }
     let grants = instance.subject.policy().grants();
     take_back_files(instance, &brokered, permission, &grants, mark, held);
+    if permission.name() == "network" {
+        network::take_back(instance, &brokered, permission, &grants);
+    }
 }
 
 /// Forgets files of which `instance` holds nothing any more, as far as may be told.

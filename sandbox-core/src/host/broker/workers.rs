@@ -3,7 +3,8 @@
 //! Runs in the host. Owns that a plugin has at most one worker at a time: its listener is armed for one event, and armed
 //! again when that is served. A worker that one plugin holds up is replaced, within a bound, and the plugin ended.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::Brokered;
+use super::parked::ParkingLot;
 use super::prompts::{Pending, Prompts};
 use super::requests::{self, Request, Served};
 use crate::error::PluginSandboxError;
@@ -41,7 +43,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How many requests of one plugin are served before the others have their turn.
 const TURN: usize = 16;
 
-const WAKE: u64 = u64::MAX;
+/// What an epoll reports beside helpers' numbers and parked requests.
+const WAKE: u64 = 1 << 32;
+const TIMER: u64 = WAKE + 1;
 
 /// The pool.
 pub(crate) struct Workers {
@@ -56,7 +60,19 @@ pub(super) struct Shared {
     stop: AtomicBool,
     plugins: Mutex<HashMap<HelperId, Weak<Instance>>>,
     busy: Mutex<HashMap<HelperId, Instant>>,
+    /// The plugins that have a worker, and what else it is to do for them.
+    turns: Mutex<HashMap<HelperId, VecDeque<Work>>>,
+    pub(super) parked: ParkingLot,
     prompts: Prompts,
+}
+
+/// Something to do for a plugin.
+#[derive(Debug, Clone, Copy)]
+enum Work {
+    /// It has made requests.
+    Requests,
+    /// What this parked request of its waited for is so.
+    Parked(u64),
 }
 
 impl Workers {
@@ -67,6 +83,8 @@ impl Workers {
         // Never read: once it is written, it wakes every worker for good.
         epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN)
             .map_err(PluginSandboxError::io("watching an eventfd"))?;
+        let parked = ParkingLot::new(&epoll, TIMER)
+            .map_err(|source| PluginSandboxError::Io { what: "making a timer for the broker", source })?;
         let stop = AtomicBool::new(false);
         let shared = Shared {
             epoll,
@@ -74,6 +92,8 @@ impl Workers {
             stop,
             plugins: Mutex::default(),
             busy: Mutex::default(),
+            turns: Mutex::default(),
+            parked,
             prompts: Prompts::default(),
         };
         Ok(Self { shared: Arc::new(shared), threads: Mutex::default() })
@@ -102,6 +122,16 @@ impl Workers {
         let data = EventData::new_u64(instance.id.0.into());
         epoll::add(&self.shared.epoll, &brokered.listener, data, flags)
             .map_err(PluginSandboxError::io("watching a listener"))
+    }
+
+    /// Serves this helper's waiting calls anew: what was granted may not be any more.
+    pub(crate) fn recheck(&self, id: HelperId) {
+        self.shared.parked.recheck(id);
+    }
+
+    /// This helper has ended.
+    pub(crate) fn forget(&self, id: HelperId) {
+        self.shared.parked.forget(id);
     }
 
     /// Ends the plugins whose request has taken too long, and makes up for the workers that they hold.
@@ -162,12 +192,46 @@ impl Shared {
                 Err(_) => return,
             };
             let Some((data, flags)) = event.filter(|(data, _)| *data != WAKE) else { continue };
+            if data == TIMER {
+                self.parked.answer_late();
+                continue;
+            }
+            if let Some(number) = ParkingLot::number(data) {
+                if let Some(instance) = self.parked.whose(number) {
+                    self.work_for(&instance, Work::Parked(number));
+                }
+                continue;
+            }
             let id = HelperId(u32::try_from(data).unwrap_or(u32::MAX));
             let instance = self.plugin(id);
             match instance {
-                Some(instance) if flags.contains(EventFlags::IN) => self.take_turn(&instance),
+                Some(instance) if flags.contains(EventFlags::IN) => self.work_for(&instance, Work::Requests),
                 // Hung up: its helper is gone.
                 _ => drop(lock(&self.plugins).remove(&id)),
+            }
+        }
+    }
+
+    /// Does this for a plugin, or leaves it to the worker that it has: no plugin ever has two.
+    fn work_for(self: &Arc<Self>, instance: &Arc<Instance>, work: Work) {
+        match lock(&self.turns).entry(instance.id) {
+            Entry::Occupied(mut waiting) => return waiting.get_mut().push_back(work),
+            Entry::Vacant(free) => drop(free.insert(VecDeque::new())),
+        }
+        let mut next = Some(work);
+        while let Some(work) = next {
+            match work {
+                Work::Requests => self.take_turn(instance),
+                Work::Parked(number) => {
+                    lock(&self.busy).insert(instance.id, Instant::now());
+                    self.parked.resume(number);
+                    lock(&self.busy).remove(&instance.id);
+                }
+            }
+            let mut turns = lock(&self.turns);
+            next = turns.get_mut(&instance.id).and_then(VecDeque::pop_front);
+            if next.is_none() {
+                turns.remove(&instance.id);
             }
         }
     }
@@ -180,14 +244,25 @@ impl Shared {
                 Ok(notification) => {
                     let began = Instant::now();
                     lock(&self.busy).insert(instance.id, began);
-                    let request =
-                        Request { instance, brokered: &brokered, notification: &notification, rulings: &[] };
+                    let request = Request {
+                        instance,
+                        brokered: &brokered,
+                        notification: &notification,
+                        rulings: &[],
+                        waited_since: None,
+                    };
                     let served = requests::serve(&request);
                     lock(&self.busy).remove(&instance.id);
                     instance.add_host_time(notification.tid, began.elapsed());
-                    if let Served::Undecided(wish) = served {
-                        let (instance, brokered) = (Arc::clone(instance), Arc::clone(&brokered));
-                        return self.prompts.ask(Pending { instance, brokered, notification, wish }, self);
+                    match served {
+                        Served::Answered => {}
+                        Served::Later(wait) => self.parked.park(&request, wait),
+                        Served::Undecided(wish) => {
+                            let (instance, brokered) = (Arc::clone(instance), Arc::clone(&brokered));
+                            return self
+                                .prompts
+                                .ask(Pending { instance, brokered, notification, wish }, self);
+                        }
                     }
                 }
                 // Its caller is gone; the next may be there.

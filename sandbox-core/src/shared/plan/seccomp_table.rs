@@ -61,6 +61,83 @@ const FCNTL_HARMLESS: [i32; 8] = [
 const IOCTL_HARMLESS: [u64; 6] =
     [libc::FIONBIO, libc::FIOCLEX, libc::FIONCLEX, libc::FIONREAD, libc::TCGETS, libc::TIOCGWINSZ];
 
+/// SO_RCVTIMEO_NEW and SO_SNDTIMEO_NEW of asm-generic/socket.h; those of the C library are the old ones on 64 bits.
+const RECEIVE_TIMEOUT_NEW: i32 = 66;
+const SEND_TIMEOUT_NEW: i32 = 67;
+
+/// setsockopt(2): how a socket sends and waits, and nothing of where to. What is not here the host does, or refuses.
+const OPTIONS_TO_SET: [(i32, &[i32]); 4] = [
+    (
+        libc::SOL_SOCKET,
+        &[
+            libc::SO_REUSEADDR,
+            libc::SO_KEEPALIVE,
+            libc::SO_RCVTIMEO,
+            RECEIVE_TIMEOUT_NEW,
+            libc::SO_SNDBUF,
+            libc::SO_RCVBUF,
+            libc::SO_OOBINLINE,
+            libc::SO_RCVLOWAT,
+        ],
+    ),
+    (
+        libc::IPPROTO_TCP,
+        &[
+            libc::TCP_NODELAY,
+            libc::TCP_CORK,
+            libc::TCP_KEEPIDLE,
+            libc::TCP_KEEPINTVL,
+            libc::TCP_KEEPCNT,
+            libc::TCP_QUICKACK,
+            libc::TCP_USER_TIMEOUT,
+        ],
+    ),
+    (libc::IPPROTO_IP, &[libc::IP_TOS, libc::IP_TTL]),
+    (libc::IPPROTO_IPV6, &[libc::IPV6_V6ONLY, libc::IPV6_TCLASS, libc::IPV6_UNICAST_HOPS]),
+];
+
+/// getsockopt(2): those, and what a socket is.
+const OPTIONS_TO_READ: [(i32, &[i32]); 4] = [
+    (
+        libc::SOL_SOCKET,
+        &[
+            libc::SO_REUSEADDR,
+            libc::SO_KEEPALIVE,
+            libc::SO_RCVTIMEO,
+            RECEIVE_TIMEOUT_NEW,
+            libc::SO_SNDTIMEO,
+            SEND_TIMEOUT_NEW,
+            libc::SO_SNDBUF,
+            libc::SO_RCVBUF,
+            libc::SO_OOBINLINE,
+            libc::SO_RCVLOWAT,
+            libc::SO_LINGER,
+            libc::SO_BROADCAST,
+            libc::SO_ERROR,
+            libc::SO_TYPE,
+            libc::SO_DOMAIN,
+            libc::SO_PROTOCOL,
+            libc::SO_ACCEPTCONN,
+        ],
+    ),
+    (
+        libc::IPPROTO_TCP,
+        &[
+            libc::TCP_NODELAY,
+            libc::TCP_CORK,
+            libc::TCP_KEEPIDLE,
+            libc::TCP_KEEPINTVL,
+            libc::TCP_KEEPCNT,
+            libc::TCP_QUICKACK,
+            libc::TCP_USER_TIMEOUT,
+            libc::TCP_MAXSEG,
+            libc::TCP_INFO,
+        ],
+    ),
+    (libc::IPPROTO_IP, &[libc::IP_TOS, libc::IP_TTL, libc::IP_MTU]),
+    (libc::IPPROTO_IPV6, &[libc::IPV6_V6ONLY, libc::IPV6_TCLASS, libc::IPV6_UNICAST_HOPS, libc::IPV6_MTU]),
+];
+
 /// Both halves of a register count, whatever width the kernel reads: garbage above an int is not the value compared.
 pub(super) fn arg(
     index: u8,
@@ -73,6 +150,17 @@ pub(super) fn arg(
 /// Holds if argument `index` is none of `values`.
 fn none_of(index: u8, values: impl IntoIterator<Item = u64>) -> Result<Vec<SeccompCondition>, BackendError> {
     values.into_iter().map(|value| arg(index, Ne, value)).collect()
+}
+
+/// The conditions of which one holds if arguments 1 and 2 are none of these levels' options.
+fn none_of_options(levels: &[(i32, &[i32])]) -> Result<Vec<Vec<SeccompCondition>>, BackendError> {
+    let other_level = none_of(1, levels.iter().map(|(level, _)| *level as u64));
+    let other_option = |(level, options): &(i32, &[i32])| {
+        let mut all = vec![arg(1, Eq, *level as u64)?];
+        all.extend(none_of(2, options.iter().map(|option| *option as u64))?);
+        Ok(all)
+    };
+    std::iter::once(other_level).chain(levels.iter().map(other_option)).collect()
 }
 
 /// Holds if argument 0 is the CPU clock of another process, which the kernel shows to everybody: clock_getcpuclockid(3).
@@ -113,6 +201,12 @@ pub(super) fn table(around: Surroundings, own_pid: u32) -> Result<BTreeMap<i64, 
             libc::SYS_ftruncate,
             libc::SYS_fadvise64,
             libc::SYS_getdents64,
+            libc::SYS_recvfrom,
+            libc::SYS_recvmsg,
+            libc::SYS_recvmmsg,
+            libc::SYS_shutdown,
+            libc::SYS_getsockname,
+            libc::SYS_getpeername,
             libc::SYS_eventfd2,
             libc::SYS_epoll_create1,
             libc::SYS_epoll_ctl,
@@ -236,15 +330,12 @@ pub(super) fn table(around: Surroundings, own_pid: u32) -> Result<BTreeMap<i64, 
             libc::SYS_setxattr,
             libc::SYS_fsetxattr,
             libc::SYS_socket,
-            libc::SYS_socketpair,
             libc::SYS_connect,
             libc::SYS_bind,
             libc::SYS_listen,
             libc::SYS_accept4,
-            libc::SYS_sendto,
             libc::SYS_sendmsg,
-            libc::SYS_recvfrom,
-            libc::SYS_recvmsg,
+            libc::SYS_sendmmsg,
             libc::SYS_execve,
             libc::SYS_execveat,
             libc::SYS_memfd_create,
@@ -295,6 +386,12 @@ pub(super) fn table(around: Surroundings, own_pid: u32) -> Result<BTreeMap<i64, 
         Ask,
     );
 
+    // Sockets are the host's. Bytes go to the peer that the host has connected one to; who names another is asked about.
+    // A pair of Unix sockets leads nowhere, and nothing but bytes goes through it.
+    row(&[libc::SYS_sendto], AskIf(vec![vec![arg(4, Ne, 0)?]]));
+    row(&[libc::SYS_socketpair], AskIf(vec![vec![arg(0, Ne, libc::AF_UNIX as u64)?]]));
+    row(&[libc::SYS_setsockopt], AskIf(none_of_options(&OPTIONS_TO_SET)?));
+    row(&[libc::SYS_getsockopt], AskIf(none_of_options(&OPTIONS_TO_READ)?));
     // A thread with a table of its own would have RLIMIT_NOFILE descriptors of its own.
     let unshare = u64::from(libc::CLOSE_RANGE_UNSHARE);
     row(&[libc::SYS_close_range], AskIf(vec![vec![arg(2, MaskedEq(unshare), unshare)?]]));

@@ -9,5 +9,6 @@ pub(crate) mod mdwe;
 pub(crate) mod mount_attr;
 pub(crate) mod seccomp;
 pub(crate) mod signals;
+pub(crate) mod sockets;
 pub(crate) mod trap;
 pub(crate) mod wait;

@@ -12,6 +12,7 @@ pub(crate) use seccompiler::sock_filter;
 const WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5; // SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, Linux 5.19
 
 /// A system call that waits for the host's answer.
+#[derive(Clone)]
 pub(crate) struct Notification {
     /// Names the notification in every answer.
     pub(crate) id: u64,

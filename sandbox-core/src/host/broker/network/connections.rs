@@ -1,0 +1,263 @@
+//! What a plugin's sockets are about: whom they reach, where they listen; counted, and shut when a permission goes.
+//!
+//! Runs in the host: on a worker, and on the thread that revokes. Knows sockets by their inode numbers. The host keeps no
+//! duplicate of any, since the peer would never see the plugin close it: which are still open is looked up in `/proc`.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::fstat;
+use rustix::net::sockopt::socket_type;
+use rustix::net::{RecvFlags, Shutdown, SocketType, recv, shutdown};
+
+use crate::host::events::EventKind;
+use crate::host::instance::Instance;
+use crate::host::stop::{self, NotStopped};
+use crate::shared::policy::{Grants, PluginPermission, Scope};
+use crate::shared::sys::sockets;
+
+/// How many peers of one socket are remembered one by one: those of a UDP socket that sends to many.
+const MOST_PEERS: usize = 32;
+
+/// How many sockets may be remembered before it is looked which are still open.
+const LOOK_AT: usize = 64;
+
+/// How much of what lies unread in a socket is read at once when it is shut, and how often: more than a socket may hold.
+const DRAIN_BYTES: usize = 16 << 10;
+const MOST_DRAINS: usize = 4096;
+
+/// The sockets of one plugin's.
+#[derive(Debug)]
+pub(super) struct Connections {
+    sockets: HashMap<u64, Socket>,
+    /// At this many it is looked which are still open.
+    look_at: usize,
+}
+
+/// A socket that reaches somebody, or can be reached.
+#[derive(Debug, Default)]
+struct Socket {
+    /// Where it was bound to, as it was asked for.
+    bound: Option<Scope>,
+    /// Whether it was accepted from one that listens.
+    accepted: bool,
+    peers: Vec<Peer>,
+    /// Whether it has had more peers than are remembered.
+    crowded: bool,
+}
+
+/// Somebody whom a socket reaches, as it was judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Peer(pub(super) Vec<Scope>);
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self { sockets: HashMap::new(), look_at: LOOK_AT }
+    }
+}
+
+impl Socket {
+    fn counts(&self) -> bool {
+        self.accepted || !self.peers.is_empty()
+    }
+
+    /// What it is about, as `revoked` concerns it and `grants` do not open it any more.
+    fn lost(&self, revoked: &PluginPermission, grants: &Grants) -> Option<String> {
+        let name = revoked.name();
+        let concerned =
+            |scopes: &[Scope]| scopes.iter().any(|scope| revoked.takes_along(&revoked.at(scope.clone())));
+        let lost = |scopes: &[Scope]| concerned(scopes) && !grants.judge_as(name, scopes).is_granted();
+        let bound = self.bound.iter().map(std::slice::from_ref);
+        let about = bound.chain(self.peers.iter().map(|peer| peer.0.as_slice()));
+        let found = about.into_iter().find(|scopes| lost(scopes));
+        let found = found.map(|scopes| scopes.iter().map(Scope::to_string).collect::<Vec<_>>().join(", "));
+        found.or_else(|| self.crowded.then(|| "more peers than are remembered".to_owned()))
+    }
+}
+
+impl Connections {
+    /// Whether there is room for the socket `inode` to be one of at most `limit` connections. Forgets those that are closed,
+    /// if it must.
+    pub(super) fn have_room(&mut self, instance: &Instance, inode: u64, limit: Option<u64>) -> bool {
+        if self.sockets.len() >= self.look_at {
+            self.forget_closed(instance);
+            self.look_at = LOOK_AT.max(2 * self.sockets.len());
+        }
+        let Some(limit) = limit else { return true };
+        let full = |own: &Self| {
+            let others = own.sockets.iter().filter(|(of, socket)| **of != inode && socket.counts()).count();
+            u64::try_from(others).unwrap_or(u64::MAX) >= limit
+        };
+        if full(self) {
+            self.forget_closed(instance);
+        }
+        !full(self)
+    }
+
+    fn forget_closed(&mut self, instance: &Instance) {
+        if let Some(open) = open_sockets(instance) {
+            self.sockets.retain(|inode, _| open.contains(inode));
+        }
+    }
+
+    /// The socket is bound there.
+    pub(super) fn bound(&mut self, inode: u64, at: Scope) {
+        self.sockets.entry(inode).or_default().bound = Some(at);
+    }
+
+    /// Where it was bound to, as it was asked for.
+    pub(super) fn bound_at(&self, inode: u64) -> Option<&Scope> {
+        self.sockets.get(&inode)?.bound.as_ref()
+    }
+
+    /// The socket was accepted by one that listens there.
+    pub(super) fn accepted(&mut self, inode: u64, at: Scope) {
+        let socket = Socket { bound: Some(at), accepted: true, ..Socket::default() };
+        self.sockets.insert(inode, socket);
+    }
+
+    /// The socket reaches `peer` too.
+    pub(super) fn reaches(&mut self, inode: u64, peer: Peer) {
+        let socket = self.sockets.entry(inode).or_default();
+        if socket.peers.contains(&peer) {
+            return;
+        }
+        if socket.peers.len() >= MOST_PEERS {
+            socket.crowded = true;
+            return;
+        }
+        socket.peers.push(peer);
+    }
+
+    /// The socket reaches nobody any more.
+    pub(super) fn reaches_nobody(&mut self, inode: u64) {
+        if let Some(socket) = self.sockets.get_mut(&inode) {
+            socket.peers.clear();
+            socket.crowded = false;
+            if socket.bound.is_none() {
+                self.sockets.remove(&inode);
+            }
+        }
+    }
+
+    /// The sockets that `revoked` concerns and `grants` do not open any more, and what each is about.
+    pub(super) fn lost(&self, revoked: &PluginPermission, grants: &Grants) -> HashMap<u64, String> {
+        let lost = |(inode, socket): (&u64, &Socket)| Some((*inode, socket.lost(revoked, grants)?));
+        self.sockets.iter().filter_map(lost).collect()
+    }
+
+    pub(super) fn forget(&mut self, inodes: impl IntoIterator<Item = u64>) {
+        for inode in inodes {
+            self.sockets.remove(&inode);
+        }
+    }
+}
+
+/// The inode numbers of the sockets that the plugin has open; `None` if that is not to be seen.
+fn open_sockets(instance: &Instance) -> Option<HashSet<u64>> {
+    let mut open = HashSet::new();
+    for pid in stop::processes(instance) {
+        match stop::descriptors(pid) {
+            Ok(held) => open.extend(held.iter().filter_map(|(_, leads_to)| socket_inode(leads_to))),
+            // One that has ended meanwhile holds nothing.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(_) => return None,
+        }
+    }
+    Some(open)
+}
+
+/// The inode number behind `socket:[4711]`.
+fn socket_inode(leads_to: &Path) -> Option<u64> {
+    leads_to.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// Shuts the sockets of `lost` wherever the plugin holds them.
+///
+/// # Errors
+/// [`NotStopped`] if nobody can say what it holds.
+pub(super) fn shut(instance: &Instance, lost: &HashMap<u64, String>) -> Result<(), NotStopped> {
+    stop::stopped(instance, |processes| {
+        for process in processes {
+            let held = process.descriptors().map_err(|_| NotStopped)?;
+            let concerned = |leads_to: &Path| socket_inode(leads_to).filter(|inode| lost.contains_key(inode));
+            for (number, inode) in held.iter().filter_map(|(number, to)| Some((*number, concerned(to)?))) {
+                let socket = process.descriptor(number).map_err(|_| NotStopped)?;
+                if fstat(&socket).is_ok_and(|stat| stat.st_ino == inode) {
+                    close_for_good(&socket);
+                }
+            }
+        }
+        Ok(())
+    })?
+}
+
+/// Nothing goes through this socket any more, in either direction, and what lies in it unread is gone.
+fn close_for_good(socket: &OwnedFd) {
+    // A UDP socket goes on receiving what comes: nothing passes this filter.
+    if socket_type(socket) == Ok(SocketType::DGRAM) {
+        let _ = sockets::drop_everything(socket.as_fd());
+    }
+    // ENOTCONN of one that has no peer, which is shut all the same.
+    let _ = shutdown(socket, Shutdown::Both);
+    let mut piece = [0; DRAIN_BYTES];
+    for _ in 0..MOST_DRAINS {
+        match recv(socket, &mut piece[..], RecvFlags::DONTWAIT) {
+            Ok((1.., _)) => {}
+            _ => return,
+        }
+    }
+}
+
+/// Tells whoever listens that a socket was shut.
+pub(super) fn publish_shut(instance: &Instance, about: &str, revoked: &PluginPermission) {
+    instance.subject.publish(|| EventKind::Access {
+        permission: "network",
+        action: "revoke",
+        object: about.to_owned(),
+        resolved: None,
+        granted: false,
+        rule: format!("revoked: {revoked}; the socket was shut"),
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shared::policy::PERMISSION_NETWORK;
+
+    fn peer(scopes: &[&str]) -> Peer {
+        Peer(scopes.iter().map(|scope| Scope::network(scope).unwrap()).collect())
+    }
+
+    #[test]
+    fn a_revoke_concerns_the_sockets_that_it_covers_and_that_nothing_else_opens() {
+        let network = |scope: &str| PERMISSION_NETWORK.scoped(scope).unwrap();
+        let mut connections = Connections::default();
+        connections.reaches(1, peer(&["10.0.0.1:80"]));
+        connections.reaches(2, peer(&["10.0.0.2:80", "a.org:80"]));
+        connections.bound(3, Scope::network("listen:80").unwrap());
+        let lost = |grants: &[&str], revoked: &PluginPermission| {
+            let mut all = Grants::default();
+            grants.iter().for_each(|scope| all.grant(network(scope), None));
+            let mut lost: Vec<u64> = connections.lost(revoked, &all).into_keys().collect();
+            lost.sort_unstable();
+            lost
+        };
+        assert_eq!(lost(&[], &PERMISSION_NETWORK), [1, 2, 3]);
+        assert_eq!(lost(&["listen:*", "10.0.0.1"], &PERMISSION_NETWORK), [2]);
+        assert_eq!(lost(&[], &network("a.org")), [2]);
+        assert_eq!(lost(&["10.0.0.0/8"], &network("a.org")), []);
+        assert_eq!(lost(&[], &network("unix:/run")), []);
+    }
+
+    #[test]
+    fn what_is_not_remembered_of_a_crowded_socket_counts_as_lost() {
+        let mut connections = Connections::default();
+        (0..=MOST_PEERS).for_each(|n| connections.reaches(1, peer(&[&format!("10.0.0.{n}:80")])));
+        let mut grants = Grants::default();
+        grants.grant(PERMISSION_NETWORK, None);
+        assert_eq!(connections.lost(&PERMISSION_NETWORK.scoped("1.1.1.1").unwrap(), &grants).len(), 1);
+    }
+}

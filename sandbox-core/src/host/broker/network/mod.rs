@@ -1,0 +1,227 @@
+//! Calls on sockets: the host makes them in its own network, judges whom they reach, and does what could name somebody.
+//!
+//! Runs in the host, on a worker. Owns which calls these are; what carries bytes alone (read, write, recv) goes on in the
+//! kernel and never comes by here. A call that its caller would wait in is answered when its socket is ready.
+
+mod address;
+mod connect;
+mod connections;
+mod listen;
+mod options;
+mod send;
+mod sockets;
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, OnceLock};
+
+use nix::errno::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
+
+use self::address::Address;
+use self::connections::Connections;
+use self::sockets::{Socket, from_rustix};
+use super::requests::{Answer, Attempt, Refused, Request};
+use super::{Brokered, memory};
+use crate::host::cause::Cause;
+use crate::host::instance::Instance;
+use crate::host::lock::lock;
+use crate::shared::policy::{Grants, NetworkScope, PERMISSION_NETWORK, PluginPermission, Scope, Verdict};
+
+const NETWORK: &str = "network";
+
+/// What the broker knows of one plugin's network.
+#[derive(Debug, Default)]
+pub(crate) struct Network {
+    connections: Mutex<Connections>,
+    /// Whether the kernel lets the host have copies of the plugin's descriptors.
+    reachable: OnceLock<bool>,
+}
+
+/// Serves a call on a socket; `None` if this is none.
+pub(super) fn serve(request: &Request<'_>) -> Option<Answer> {
+    let served = match request.nr() {
+        libc::SYS_socket => request.make_socket(),
+        libc::SYS_connect => request.connect(),
+        libc::SYS_bind => request.bind(),
+        libc::SYS_listen => request.listen(),
+        libc::SYS_accept4 => request.accept(request.int(3)),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_accept => request.accept(0),
+        libc::SYS_sendto => request.send_to(),
+        libc::SYS_sendmsg => request.send_message(),
+        libc::SYS_sendmmsg => request.send_messages(),
+        libc::SYS_setsockopt => request.set_option(),
+        _ => return None,
+    };
+    Some(served.unwrap_or_else(Answer::Errno))
+}
+
+impl Network {
+    /// Whom the plugin's sockets reach. Held by whoever judges, acts by that and remembers it, until it has.
+    fn connections(&self) -> MutexGuard<'_, Connections> {
+        lock(&self.connections)
+    }
+}
+
+/// Shuts the sockets that `revoked` had opened and `grants`, as they now are, do not; calls that wait are judged anew.
+/// Nothing that was decided by the old ones may be under way any more.
+pub(super) fn take_back(
+    instance: &Instance,
+    brokered: &Brokered,
+    revoked: &PluginPermission,
+    grants: &Grants,
+) {
+    let lost = brokered.network.connections().lost(revoked, grants);
+    if !lost.is_empty() && connections::shut(instance, &lost).is_err() {
+        // Where nobody may look, what may be held counts as held.
+        let object = lost.into_values().next().unwrap_or_default();
+        instance.kill(Some(Cause::Revoked { permission: Box::new(revoked.clone()), object }));
+        instance.wait_end();
+        return;
+    }
+    lost.values().for_each(|about| connections::publish_shut(instance, about, revoked));
+    brokered.network.connections().forget(lost.into_keys());
+    if let Some(core) = instance.core.upgrade() {
+        core.broker.recheck(instance.id);
+    }
+}
+
+/// A call on a socket that is judged.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    action: &'static str,
+    /// Whom it names, in words.
+    object: &'a str,
+}
+
+impl<'a> Call<'a> {
+    fn attempt(self) -> Attempt<'a> {
+        Attempt { permission: NETWORK, action: self.action, object: self.object.as_bytes() }
+    }
+}
+
+impl Request<'_> {
+    /// A copy of the socket that argument 0 names.
+    fn socket(&self) -> Result<Socket, Errno> {
+        Socket::new(self.descriptor(self.int(0).cast_signed())?)
+    }
+
+    /// The address that two arguments name, read once.
+    fn address(&self, at: u64, len: u64) -> Result<Address, Errno> {
+        let len = usize::try_from(len & u64::from(u32::MAX)).unwrap_or(usize::MAX);
+        if len > address::MOST_BYTES {
+            return Err(Errno::EINVAL);
+        }
+        let bytes = memory::read_bytes(&self.brokered.memory, at, len)?;
+        if !self.still_waits() {
+            return Err(Errno::EINTR);
+        }
+        address::read(&bytes)
+    }
+
+    /// Refuses a call, with an event that says by which rule.
+    fn refuse_call(&self, call: Call<'_>, errno: Errno, rule: impl Into<String>) -> Answer {
+        self.refuse(call.attempt(), Refused::new(errno, None, rule))
+    }
+
+    /// Whether `scopes`, under all of which somebody is known, are granted: by which rule, or the refusal.
+    fn judge_network(&self, call: Call<'_>, scopes: &[Scope]) -> Result<String, Answer> {
+        let grants = self.grants();
+        let (rule, wanted) = match grants.judge_as(NETWORK, scopes) {
+            Verdict::Granted(grant) => return Ok(format!("granted: {grant}")),
+            Verdict::Denied(denial) => (format!("denied: {denial}"), None),
+            Verdict::NotGranted => ("not granted".to_owned(), scopes.last().cloned()),
+        };
+        let wanted = wanted.map(|scope| PERMISSION_NETWORK.at(scope));
+        Err(self.refuse(call.attempt(), Refused::new(Errno::EACCES, None, rule).wanting(wanted)))
+    }
+
+    /// Records that a call was granted, once.
+    fn granted(&self, call: Call<'_>, rule: &str) {
+        if self.waited_since.is_none() {
+            self.event(call.attempt(), None, true, rule);
+        }
+    }
+
+    // ---- socket(2)
+
+    fn make_socket(&self) -> Result<Answer, Errno> {
+        let (family, kind, protocol) =
+            (self.int(0).cast_signed(), self.int(1).cast_signed(), self.int(2).cast_signed());
+        let flags = kind & (libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK);
+        let kind = kind & !flags;
+        let object = format!("family {family}, type {kind}, protocol {protocol}");
+        let call = Call { action: "socket", object: &object };
+        let address_family = match family {
+            libc::AF_INET => AddressFamily::INET,
+            libc::AF_INET6 => AddressFamily::INET6,
+            libc::AF_UNIX => return Ok(self.refuse_call(call, Errno::EACCES, "not granted")),
+            _ => {
+                return Ok(self.refuse_call(
+                    call,
+                    Errno::EAFNOSUPPORT,
+                    "no grant opens sockets of this family",
+                ));
+            }
+        };
+        let (socket_type, own) = match kind {
+            libc::SOCK_STREAM => (SocketType::STREAM, ipproto::TCP),
+            libc::SOCK_DGRAM => (SocketType::DGRAM, ipproto::UDP),
+            _ => {
+                return Ok(self.refuse_call(
+                    call,
+                    Errno::EPERM,
+                    "no grant opens sockets but those of TCP and UDP",
+                ));
+            }
+        };
+        if protocol != 0 && u32::try_from(protocol) != Ok(own.as_raw().get()) {
+            let rule = "no grant opens sockets but those of TCP and UDP";
+            return Ok(self.refuse_call(call, Errno::EPROTONOSUPPORT, rule));
+        }
+        // Where somebody is asked, it is about whom the socket is to reach.
+        if !self.holds_network(NetworkScope::is_internet) && !self.may_ask() {
+            return Ok(self.refuse_call(call, Errno::EACCES, "not granted"));
+        }
+        if !self.can_copy_descriptors() {
+            let rule = "the kernel does not let this host have copies of a plugin's descriptors (pidfd_getfd), so that \
+                        no call on a socket could be judged";
+            return Ok(self.refuse_call(call, Errno::EACCES, rule));
+        }
+        let mut own_flags = SocketFlags::CLOEXEC;
+        own_flags.set(SocketFlags::NONBLOCK, flags & libc::SOCK_NONBLOCK != 0);
+        let file = rustix::net::socket_with(address_family, socket_type, own_flags, Some(own))
+            .map_err(from_rustix)?;
+        Ok(Answer::File { file, cloexec: flags & libc::SOCK_CLOEXEC != 0 })
+    }
+
+    fn can_copy_descriptors(&self) -> bool {
+        // Every helper has its channel; EBADF of one that has closed it says as much.
+        let copies = || !matches!(self.instance.descriptor(0), Err(rustix::io::Errno::PERM));
+        *self.brokered.network.reachable.get_or_init(copies)
+    }
+
+    // ---- what several calls do
+
+    /// Whether `network` is held at a scope that is about this, or without a scope.
+    fn holds_network(&self, about: impl Fn(&NetworkScope) -> bool) -> bool {
+        self.grants().list().iter().filter(|permission| permission.name() == NETWORK).any(|permission| {
+            permission.scope().is_none_or(|scope| matches!(scope, Scope::Network(scope) if about(scope)))
+        })
+    }
+
+    /// The scopes that `peer` is known under: its address, and the names that it was found by.
+    fn scopes_of(&self, peer: SocketAddr) -> Vec<Scope> {
+        vec![Scope::Network(NetworkScope::to(peer))]
+    }
+
+    /// Whether there is room for one more connection, which the socket `inode` is to be; the refusal if not.
+    fn room_for(&self, call: Call<'_>, connections: &mut Connections, inode: u64) -> Result<(), Answer> {
+        let limit = self.instance.subject.limits().max_network_connections;
+        if connections.have_room(self.instance, inode, limit) {
+            return Ok(());
+        }
+        let rule = format!("max_network_connections is {}", limit.unwrap_or_default());
+        Err(self.refuse_call(call, Errno::EMFILE, rule))
+    }
+}
