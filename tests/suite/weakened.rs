@@ -15,8 +15,8 @@ use rig::plugins::{Attempts, explained};
 use rig::unconfined::{self, Outcome};
 use rig::{Answer, Scratch, active, libraries, library};
 use sandbox_core::{
-    Demand, Layer, LayerPolicy, PERMISSION_FILE_READ, PluginPolicy, PluginSandbox, PluginSandboxError,
-    PluginState,
+    Demand, EventKind, Layer, LayerPolicy, PERMISSION_FILE_READ, PERMISSION_NETWORK, PluginPolicy,
+    PluginSandbox, PluginSandboxError, PluginState,
 };
 
 /// What children of this module's can be told to do.
@@ -135,6 +135,16 @@ fn best_effort(_: &[String]) -> Vec<u8> {
     assert_eq!(plugin.attempt("open", &file), Answer::Got(b"contents".to_vec()));
     assert_eq!(plugin.attempt("stat", &file).text().split(' ').next(), Some("8"));
     assert_eq!(plugin.attempt("open", "/etc/passwd"), refused);
+    // No call on a socket could be judged here, so there is none, and it is said why.
+    let events = plugin.events();
+    plugin.grant_permission(PERMISSION_NETWORK);
+    assert_eq!(plugin.attempt("socket", ""), refused);
+    rig::events::expect(&events, "a refused socket", |kind| match kind {
+        EventKind::Access { action: "socket", granted: false, rule, .. } if rule.contains("pidfd_getfd") => {
+            Some(())
+        }
+        _ => None,
+    });
     plugin.revoke_permission_leaving_open(&PERMISSION_FILE_READ);
     assert_eq!(plugin.attempt("open", &file), refused);
     for (method, payload) in

@@ -28,7 +28,8 @@ pub struct ResourceLimits {
     /// Descriptors that the plugin itself may hold at once (`RLIMIT_NOFILE`; the sandbox's own do not count).
     /// The next one is refused with `EMFILE`.
     pub max_file_handles: Option<u64>,
-    /// Live network connections. This version refuses every connection, so that none can be over it.
+    /// Live network connections: sockets that are connected, accepted, or have sent to somebody. One that is closed makes room.
+    /// The next one is refused with `EMFILE`, by `connect`, `accept` and `sendto` alike.
     pub max_network_connections: Option<u64>,
     /// Threads besides the one that the plugin is called on (`RLIMIT_NPROC`). The next one is refused with `EAGAIN`.
     pub max_threads: Option<u64>,
