@@ -131,6 +131,10 @@ pub(crate) struct RunArgs {
     /// old files beside it.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) audit: Option<PathBuf>,
+    /// Lets through, once each, whatever is not granted, and prints the grants that the run needed. The plugin can then do
+    /// nearly all that you can: only for one that you trust.
+    #[arg(long, conflicts_with_all = ["ask", "json"])]
+    pub(crate) learn: bool,
     /// Sets a limit, such as `max_memory_mb=64` or `call_timeout=2s`. Can be given several times.
     #[arg(long = "limit", value_name = "NAME=VALUE")]
     pub(crate) limits: Vec<LimitSetting>,

@@ -467,3 +467,18 @@ fn a_log_that_cannot_be_had_is_exit_code_2_before_anything_is_loaded() {
     }
     assert!(!file.exists(), "a link is not followed");
 }
+
+#[test]
+fn a_run_that_learns_names_the_grants_that_it_needed_and_they_suffice() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().canonicalize().expect("it is there").join("file");
+    fs::write(&file, "contents").expect("a file");
+    let (probe, file) = (plugin("libprobe.so").display().to_string(), file.display().to_string());
+    let open = ["run", &probe, "--quiet", "--call", "open", "--payload", &file];
+    assert!(stdout(&program(&open)).contains("errno 13"), "not granted");
+    let learnt = program(&[&open[..], &["--learn"]].concat());
+    assert!(stdout(&learnt).contains("ok contents"), "{}", stderr(&learnt));
+    let grant = format!("file-read:{file}");
+    assert!(stderr(&learnt).contains(&format!("--grant {grant}")), "{}", stderr(&learnt));
+    assert!(stdout(&program(&[&open[..], &["--grant", &grant]].concat())).contains("ok contents"));
+}

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use rig::events::{expect, expect_denial};
 use rig::plugins::Attempts;
 use rig::wait::PATIENCE;
-use rig::{Answer, Scratch, library, probe, probe_with};
+use rig::{Answer, Scratch, active, library, probe, probe_with};
 use sandbox_core::{
-    AccessRequest, EventKind, PERMISSION_FILE_READ, PluginPermission, PluginPolicy, PluginSandbox,
-    PluginSandboxManager, ResourceLimits, Ruling,
+    AccessRequest, App, EventKind, PERMISSION_FILE_READ, PERMISSION_UI, PluginPermission, PluginPolicy,
+    PluginSandbox, PluginSandboxManager, ResourceLimits, Ruling,
 };
 
 const REFUSED: Answer = Answer::Errno(libc::EACCES);
@@ -262,4 +262,47 @@ fn what_a_plugin_names_reaches_a_decider_escaped() {
     for text in [&request.object, &request.resolved.unwrap_or_default()] {
         assert!(!text.chars().any(char::is_control), "{text:?}");
     }
+}
+
+#[test]
+fn a_service_that_is_not_granted_is_asked_about_too() {
+    let app = || App::new().service("ui.notify", |_| Ok(b"shown".to_vec()));
+    let plugin = active("probe", PluginPolicy::new(), library("probe"), app());
+    let said = |works: bool| if works { "replied shown" } else { "denied ui ui.notify" };
+    assert_eq!(plugin.attempt("service", "ui.notify\n").text(), said(false), "without a decider");
+    for (ruling, works, held) in
+        [(Ruling::Deny, false, false), (Ruling::AllowOnce, true, false), (Ruling::AllowAlways, true, true)]
+    {
+        let plugin = active("probe", PluginPolicy::new(), library("probe"), app());
+        let asked = rule_all(&plugin, ruling);
+        for method in ["service", "service_from_thread"] {
+            assert_eq!(plugin.attempt(method, "ui.notify\n").text(), said(works), "{ruling:?} {method}");
+        }
+        let request = asked.recv_timeout(PATIENCE).expect("a question");
+        assert_eq!((request.permission, request.action), (PERMISSION_UI, "call"));
+        assert_eq!(request.object, "ui.notify");
+        assert_eq!(plugin.has_permission(&PERMISSION_UI), held, "{ruling:?}");
+    }
+}
+
+#[test]
+fn learning_lets_through_what_a_grant_could_open_and_nothing_else() {
+    let scratch = Scratch::new();
+    let (file, closed) = (scratch.file("file", "contents"), scratch.file("closed", "closed"));
+    let plugin = probe();
+    assert_eq!(plugin.attempt("open", &file), REFUSED);
+    plugin.grant_permission(read(&closed));
+    assert!(plugin.revoke_permission(&read(&closed)));
+    plugin.grant_permission(PERMISSION_FILE_READ);
+    assert!(plugin.revoke_permission(&read(&closed)), "cut out of the wider grant");
+    plugin.learn();
+    for _ in 0..40 {
+        assert_eq!(plugin.attempt("open", &file), got("contents"), "however often");
+    }
+    assert_eq!(plugin.attempt("open", &closed), REFUSED, "what was revoked stays so");
+    assert!(!plugin.attempt("open", "/proc/self/mem").got_it(), "no grant opens it");
+    assert!(plugin.revoke_permission(&PERMISSION_FILE_READ));
+    assert_eq!(plugin.attempt("open", &file), got("contents"), "undecided again, and learnt");
+    plugin.remove_decider();
+    assert_eq!(plugin.attempt("open", &file), REFUSED);
 }

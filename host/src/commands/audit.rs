@@ -14,7 +14,7 @@
 
 mod filter;
 mod list;
-mod suggest;
+pub(in crate::commands) mod suggest;
 mod summary;
 
 use std::fs::File;

@@ -4,6 +4,7 @@
 //! loaded. Never goes on after a failure: it unloads and tells.
 
 mod ask;
+mod learn;
 mod record;
 mod services;
 mod watch;
@@ -101,6 +102,7 @@ fn run(args: &RunArgs, telling: Telling, record: &mut Record) -> Result<(), Fail
     if args.ask {
         ask::at_terminal(&sandbox)?;
     }
+    let lesson = args.learn.then(|| learn::Lesson::start(&sandbox)).transpose()?;
     let watch = Watch::start(sandbox.events(), telling);
     let transcript = Arc::new(Transcript::new(telling));
 
@@ -117,6 +119,9 @@ fn run(args: &RunArgs, telling: Telling, record: &mut Record) -> Result<(), Fail
         let again: Vec<_> = again.collect();
         let again = escape::line(&shlex::try_join(again.iter().map(String::as_str)).unwrap_or_default());
         telling.say(|look| format!("{} what was allowed always is {again}", look.doubtful("note:")));
+    }
+    if let Some(lesson) = lesson {
+        lesson.tell()?;
     }
     record.printed = sandbox.printed();
     record.watched = watch.finish();

@@ -5,10 +5,16 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::bounded;
+
+use super::instance::Instance;
 use crate::shared::policy::{PluginId, PluginPermission};
+use crate::shared::sys::signals;
 
 /// How many questions one plugin may cause in [`WINDOW`]; what is beyond is denied unasked.
 const MOST_QUESTIONS: usize = 30;
@@ -25,7 +31,7 @@ pub struct AccessRequest {
     pub plugin: PluginId,
     /// The narrowest permission that would open it: what [`Ruling::AllowAlways`] grants.
     pub permission: PluginPermission,
-    /// What is tried: the system call's name.
+    /// What is tried: the system call's name, or `call` for a service of the host's.
     pub action: &'static str,
     /// What the plugin named, escaped and shortened.
     pub object: String,
@@ -46,16 +52,89 @@ pub enum Ruling {
 
 type Decide = dyn Fn(&AccessRequest) -> Ruling + Send + Sync;
 
-/// Whoever is asked, and how long for.
+/// Who says what becomes of an access that nobody has decided about.
 #[derive(Clone)]
-pub(crate) struct Decider {
-    pub(crate) decide: Arc<Decide>,
-    pub(crate) timeout: Duration,
+pub(crate) enum Decider {
+    /// Somebody is asked, and has so long.
+    Ask { decide: Arc<Decide>, timeout: Duration },
+    /// Nobody: each goes through this once, so that it can be learnt what a plugin needs.
+    Learn,
+}
+
+impl Decider {
+    pub(crate) fn ask(
+        timeout: Duration,
+        decide: impl Fn(&AccessRequest) -> Ruling + Send + Sync + 'static,
+    ) -> Self {
+        Self::Ask { decide: Arc::new(decide), timeout }
+    }
 }
 
 impl fmt::Debug for Decider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Decider").field("timeout", &self.timeout).finish_non_exhaustive()
+        match self {
+            Self::Ask { timeout, .. } => {
+                f.debug_struct("Ask").field("timeout", timeout).finish_non_exhaustive()
+            }
+            Self::Learn => f.write_str("Learn"),
+        }
+    }
+}
+
+/// How many questions may be open at once, of all plugins, those that a decider never answers included.
+const MOST_OPEN: usize = 32;
+
+/// How many there are.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+/// The right to have a question open.
+struct Seat;
+
+impl Seat {
+    fn take() -> Option<Self> {
+        let more = |open| (open < MOST_OPEN).then_some(open + 1);
+        OPEN.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok().then_some(Self)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        OPEN.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What is said about `wish`; no, if nothing is said in time. What is denied is remembered, what is allowed always granted.
+pub(crate) fn rule(instance: &Instance, wish: &AccessRequest) -> Ruling {
+    let ruling = match instance.subject.decider() {
+        None => Ruling::Deny,
+        Some(Decider::Learn) => Ruling::AllowOnce,
+        Some(Decider::Ask { decide, timeout }) => {
+            let may_ask = instance.questions().may_ask(&wish.permission, Instant::now());
+            let seat = if may_ask { Seat::take() } else { None };
+            seat.map_or(Ruling::Deny, |seat| ask(decide, timeout, wish.clone(), seat))
+        }
+    };
+    match ruling {
+        Ruling::AllowOnce => {}
+        Ruling::AllowAlways => instance.subject.grant(wish.permission.clone()),
+        Ruling::Deny => instance.questions().remember_denied(&wish.permission),
+    }
+    ruling
+}
+
+fn ask(decide: Arc<Decide>, timeout: Duration, wish: AccessRequest, seat: Seat) -> Ruling {
+    let (say, said) = bounded(1);
+    let work = move || {
+        signals::block_all();
+        // The seat is taken for as long as the embedder's code runs, whether anybody still waits for it or not.
+        let _seat = seat;
+        let ruling = catch_unwind(AssertUnwindSafe(|| decide(&wish)));
+        let _ = say.send(ruling.unwrap_or(Ruling::Deny));
+    };
+    // A thread that cannot be had is an answer that does not come.
+    match std::thread::Builder::new().name("plugin-decider".to_owned()).spawn(work) {
+        Ok(_) => said.recv_timeout(timeout).unwrap_or(Ruling::Deny),
+        Err(_) => Ruling::Deny,
     }
 }
 
@@ -98,11 +177,14 @@ impl Questions {
     }
 
     /// Keeps that this was denied.
-    pub(crate) fn remember_denied(&mut self, wanted: PluginPermission) {
+    pub(crate) fn remember_denied(&mut self, wanted: &PluginPermission) {
+        if self.denied.contains(wanted) {
+            return;
+        }
         if self.denied.len() >= MOST_REMEMBERED {
             self.denied.pop_front();
         }
-        self.denied.push_back(wanted);
+        self.denied.push_back(wanted.clone());
     }
 }
 
@@ -127,10 +209,10 @@ mod tests {
     #[test]
     fn what_was_denied_is_not_asked_again_and_the_memory_of_it_is_bounded() {
         let (mut questions, now) = (Questions::default(), Instant::now());
-        questions.remember_denied(wanted("/a"));
+        questions.remember_denied(&wanted("/a"));
         assert!(!questions.may_ask(&wanted("/a"), now));
         assert!(questions.may_ask(&wanted("/b"), now));
-        (0..2 * MOST_REMEMBERED).for_each(|n| questions.remember_denied(wanted(&format!("/{n}"))));
+        (0..2 * MOST_REMEMBERED).for_each(|n| questions.remember_denied(&wanted(&format!("/{n}"))));
         assert_eq!(questions.denied.len(), MOST_REMEMBERED);
     }
 }

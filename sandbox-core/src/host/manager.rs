@@ -164,7 +164,7 @@ impl PluginSandboxManager {
         timeout: Duration,
         decide: impl Fn(&AccessRequest) -> Ruling + Send + Sync + 'static,
     ) {
-        self.decider.set(Some(Decider { decide: Arc::new(decide), timeout }));
+        self.decider.set(Some(Decider::ask(timeout, decide)));
     }
 
     /// From now on nobody is asked: what is not granted is refused.

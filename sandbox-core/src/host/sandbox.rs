@@ -97,7 +97,14 @@ impl PluginSandbox {
         timeout: Duration,
         decide: impl Fn(&AccessRequest) -> Ruling + Send + Sync + 'static,
     ) {
-        self.entry.subject().set_decider(Some(Decider { decide: Arc::new(decide), timeout }));
+        self.entry.subject().set_decider(Some(Decider::ask(timeout, decide)));
+    }
+
+    /// From now on everything that no permission opens and none denies goes through, one attempt at a time, and is told of
+    /// as an event: what a run needs can be learnt from its [`AuditLog`](crate::AuditLog). The plugin is then held by
+    /// nothing but what was revoked and what no grant opens: not for one that is not trusted.
+    pub fn learn(&self) {
+        self.entry.subject().set_decider(Some(Decider::Learn));
     }
 
     /// From now on nobody is asked. Also ends a decider that holds this very sandbox, which would keep itself for ever.

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use plugin_abi::messages::{RECEIVE, SEND};
 
 use super::app::ServiceRequest;
+use super::decider::{self, AccessRequest, Ruling};
 use super::events::{EventKind, escape};
 use super::instance::{Incoming, Instance, MOST_LARGEST_MESSAGES};
 use super::lock::lock;
@@ -117,10 +118,28 @@ impl Instance {
         }
     }
 
+    /// Whether somebody who is asked lets this call through. The plugin waits; services' time is not the plugin's.
+    fn is_allowed_when_asked(&self, permission: &str, service: &str) -> bool {
+        if !self.subject.has_decider() {
+            return false;
+        }
+        let Ok(permission) = permission.parse() else { return false };
+        let wish = AccessRequest {
+            plugin: self.subject.id().clone(),
+            permission,
+            action: "call",
+            object: escape(service.as_bytes()),
+            resolved: None,
+        };
+        decider::rule(self, &wish) != Ruling::Deny
+    }
+
     /// Runs a service of the embedder's, if the plugin may call it.
     fn run_service(&self, service: &str, payload: &[u8]) -> Result<Bytes, WireServiceError> {
         let app = lock(&self.app).clone();
-        let gate = app.judge(service, |permission| self.subject.holds_named(permission));
+        let gate = app.judge(service, |permission| {
+            self.subject.holds_named(permission) || self.is_allowed_when_asked(permission, service)
+        });
         let shown = escape(service.as_bytes());
         let reply = if gate.open {
             app.run(&ServiceRequest { plugin: self.subject.id(), service, payload })

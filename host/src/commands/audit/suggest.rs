@@ -31,7 +31,7 @@ pub(super) fn object(suggestion: &GrantSuggestion) -> Value {
     })
 }
 
-pub(super) fn text(look: Look, suggestions: &[GrantSuggestion], missing: u64) -> String {
+pub(in crate::commands) fn text(look: Look, suggestions: &[GrantSuggestion], missing: u64) -> String {
     let mut text: Vec<_> = suggestions.iter().map(|suggestion| one(look, suggestion)).collect();
     if suggestions.is_empty() {
         text.push("nothing was tried that needs a grant\n".to_owned());

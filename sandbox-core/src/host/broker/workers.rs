@@ -18,7 +18,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::Brokered;
 use super::parked::ParkingLot;
-use super::prompts::{Pending, Prompts};
+use super::prompts::{self, Pending};
 use super::requests::{self, Request, Served};
 use crate::error::PluginSandboxError;
 use crate::host::cause::Cause;
@@ -63,7 +63,6 @@ pub(super) struct Shared {
     /// The plugins that have a worker, and what else it is to do for them.
     turns: Mutex<HashMap<HelperId, VecDeque<Work>>>,
     pub(super) parked: ParkingLot,
-    prompts: Prompts,
 }
 
 /// Something to do for a plugin.
@@ -94,7 +93,6 @@ impl Workers {
             busy: Mutex::default(),
             turns: Mutex::default(),
             parked,
-            prompts: Prompts::default(),
         };
         Ok(Self { shared: Arc::new(shared), threads: Mutex::default() })
     }
@@ -259,9 +257,7 @@ impl Shared {
                         Served::Later(wait) => self.parked.park(&request, wait),
                         Served::Undecided(wish) => {
                             let (instance, brokered) = (Arc::clone(instance), Arc::clone(&brokered));
-                            return self
-                                .prompts
-                                .ask(Pending { instance, brokered, notification, wish }, self);
+                            return prompts::ask(Pending { instance, brokered, notification, wish }, self);
                         }
                     }
                 }
