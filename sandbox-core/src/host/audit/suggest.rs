@@ -4,6 +4,7 @@
 //! opens, and never a folder that a system stands on. What it reads may have been written by anybody: all of it is bounded.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 
 use super::record::{AuditEvent, AuditRecord};
@@ -149,9 +150,9 @@ impl GrantSuggester {
         let (permission, action, object, wanted) = match event {
             AuditEvent::Access { permission, action, object, resolved, granted, rule } => {
                 let resolved = resolved.as_deref().unwrap_or(object);
-                // A name that leads to an address today is what is meant: it may be another tomorrow.
+                // Of a file what it is, of a host what it was asked for by.
                 let object = if permission == "network" && !object.is_empty() { object } else { resolved };
-                match wanted(permission, object, *granted, rule) {
+                match wanted(permission, action, object, *granted, rule) {
                     Some(wanted) => (permission.as_str(), action.as_str(), object, wanted),
                     None => return,
                 }
@@ -197,38 +198,70 @@ impl GrantSuggester {
 }
 
 /// What would open this access; `None` if nothing needs to.
-fn wanted(permission: &str, object: &str, granted: bool, rule: &str) -> Option<Wanted> {
-    if granted && rule == "base profile" {
-        return None;
+fn wanted(permission: &str, action: &str, object: &str, granted: bool, rule: &str) -> Option<Wanted> {
+    let by_grant = ["granted: ", "denied: ", "not granted"].iter().any(|start| rule.starts_with(start));
+    if !by_grant {
+        // It went through for another reason, or was no attempt; every other reason to refuse stands whatever is granted.
+        let needs_none = granted || rule == "base profile" || rule.starts_with("revoked: ");
+        return (!needs_none).then(|| Wanted::Closed(format!("no grant opens it: {rule}")));
     }
-    // Every other reason to refuse stands whatever is granted.
-    let opens = rule.starts_with("not granted") || rule.starts_with("denied: ");
-    if !granted && !opens {
-        return Some(Wanted::Closed(format!("no grant opens it: {rule}")));
-    }
+    let closed = |why: &str| Wanted::Closed(why.to_owned());
+    let grant = |scope: Option<&str>| parsed(permission, scope).map_or_else(Wanted::Closed, Wanted::Other);
     Some(match permission {
-        "file-read" | "file-write" | "process" => {
-            if !is_spelled_out(object) {
-                Wanted::Closed("its name cannot be written as a grant: grant a folder above it".to_owned())
-            } else if let Some(path) = plain_path(object) {
-                if !granted && is_kernels(&path) {
-                    Wanted::Closed("no grant reaches devices and the kernel's own files".to_owned())
-                } else {
-                    Wanted::Path(path)
-                }
-            } else {
-                Wanted::Closed("no path was named".to_owned())
+        "ui" | "system" => grant(None),
+        "process" if object.is_empty() => closed("it names no program: any grant of process opens it"),
+        _ if object.is_empty() => closed("it names nothing that could be granted"),
+        _ if !is_spelled_out(object) => {
+            closed("its name cannot be written as a grant: what it is in may be granted")
+        }
+        "file-read" | "file-write" | "process" => match plain_path(object) {
+            Some(path) if !granted && is_kernels(&path) => {
+                closed("no grant reaches devices and the kernel's own files")
+            }
+            Some(path) => Wanted::Path(path),
+            None => closed("it names no path"),
+        },
+        "network" => match parsed(permission, Some(&network_scope(action, object, rule))) {
+            Ok(permission) => Wanted::Other(permission),
+            Err(_) => closed("it does not say whom it is to reach: that shows when it may go on"),
+        },
+        _ => grant(Some(object)),
+    })
+}
+
+/// The scope of `network` that an attempt is about.
+fn network_scope(action: &str, object: &str, rule: &str) -> String {
+    match object.parse::<SocketAddr>() {
+        Ok(at) if action == "bind" => {
+            // Of a port that the kernel chose nobody knows the next time.
+            let port = if at.port() == 0 { "*".to_owned() } else { at.port().to_string() };
+            match at.ip() {
+                ip if ip.is_unspecified() => format!("listen:{port}"),
+                IpAddr::V4(ip) => format!("listen:{ip}:{port}"),
+                IpAddr::V6(ip) => format!("listen:[{ip}]:{port}"),
             }
         }
-        "ui" | "system" => parsed(permission, None).map_or_else(Wanted::Closed, Wanted::Other),
-        _ if !is_spelled_out(object) || object.is_empty() => {
-            Wanted::Closed("nothing was named that could be granted".to_owned())
-        }
-        "network" if object.starts_with('/') => {
-            parsed(permission, Some(&format!("unix:{object}"))).map_or_else(Wanted::Closed, Wanted::Other)
-        }
-        _ => parsed(permission, Some(object)).map_or_else(Wanted::Closed, Wanted::Other),
-    })
+        // An address that a name leads to today may be another tomorrow.
+        Ok(to) => match granted_name(rule) {
+            Some(name) => format!("{name}:{}", to.port()),
+            None => object.to_owned(),
+        },
+        Err(_) if object.starts_with('/') => format!("unix:{object}"),
+        Err(_) => object.to_owned(),
+    }
+}
+
+/// The host's name by which a grant opened something, if it was one name.
+fn granted_name(rule: &str) -> Option<&str> {
+    let scope = rule.strip_prefix("granted: network:")?;
+    let host = match scope.split_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        Some(_) => return None, // `listen:`, `unix:`, or an IPv6 address
+        None => scope,
+    };
+    let is_name = !host.contains(['*', '/', '[']) && host.parse::<IpAddr>().is_err();
+    // `listen:8080` looks like a host and its port.
+    (is_name && host != "listen").then_some(host)
 }
 
 /// Whether only devices and the kernel's own files are there. A plugin that holds nothing is refused before that is looked
@@ -349,7 +382,18 @@ impl Needs {
                 count: used.count,
             }));
         }
-        permissions.extend(self.others.iter().filter_map(|text| text.parse().ok()));
+        // A name that was looked up and then reached at a port is granted with that port.
+        let is_part = |text: &str| {
+            let with_port = format!("{text}:");
+            text.starts_with("network:")
+                && self
+                    .others
+                    .range(with_port.clone()..)
+                    .next()
+                    .is_some_and(|next| next.starts_with(&with_port))
+        };
+        let others = self.others.iter().filter(|text| !is_part(text));
+        permissions.extend(others.filter_map(|text| text.parse().ok()));
         GrantSuggestion { plugin, permissions, not_suggested, unknown: self.unknown, left_out: self.left_out }
     }
 }
@@ -493,7 +537,6 @@ mod tests {
                 access("file-write", "open", "/srv/out", false, "not granted"),
                 access("network", "connect", "example.org:443", false, "not granted"),
                 access("network", "connect", "[::1]:80", true, "granted: network"),
-                access("network", "connect", "/run/app.sock", true, "granted: network"),
                 access("process", "execve", "/usr/bin/true", false, "denied: process:/usr/bin"),
                 access("plugin", "send", "other", false, "not granted"),
                 access("system", "open", "/proc/meminfo", false, "not granted"),
@@ -516,7 +559,6 @@ mod tests {
             "process:/usr/bin/true",
             "network:[::1]:80",
             "network:example.org:443",
-            "network:unix:/run/app.sock",
             "payments",
             "plugin:other",
             "system",
@@ -527,12 +569,32 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_granted_by_the_name_it_was_asked_for() {
-        let mut asked = access("network", "connect", "example.org:443", true, "granted: network");
-        if let AuditEvent::Access { resolved, .. } = &mut asked {
-            *resolved = Some("192.0.2.1:443".to_owned());
+    fn what_reaches_a_host_is_granted_by_the_name_it_was_asked_for() {
+        let v4 = "192.0.2.1:443";
+        for (action, object, rule, expected) in [
+            ("connect", "example.org:443", "not granted", "example.org:443"),
+            ("connect", v4, "not granted", v4),
+            ("connect", "[::1]:80", "granted: network", "[::1]:80"),
+            ("connect", v4, "granted: network:example.org:443", "example.org:443"),
+            ("connect", v4, "granted: network:example.org", "example.org:443"),
+            ("connect", v4, "granted: network:*.example.org:443", v4),
+            ("connect", v4, "granted: network:192.0.2.0/24", v4),
+            ("connect", v4, "granted: network:192.0.2.1:443", v4),
+            ("connect", "[::1]:80", "granted: network:::1", "[::1]:80"),
+            ("connect", "/run/app.sock", "not granted", "unix:/run/app.sock"),
+            ("bind", "0.0.0.0:8080", "not granted", "listen:8080"),
+            ("bind", "127.0.0.1:0", "granted: network:listen:8080", "listen:127.0.0.1:*"),
+            ("bind", "[::1]:80", "not granted", "listen:[::1]:80"),
+            ("listen", "listen:127.0.0.1:80", "not granted", "listen:127.0.0.1:80"),
+        ] {
+            let suggestion = of([access("network", action, object, true, rule)], 4);
+            assert_eq!(texts(&suggestion), [format!("network:{expected}")], "{action} {object} {rule}");
         }
-        assert_eq!(texts(&of([asked], 4)), ["network:example.org:443"]);
+        let looked_up = ["example.org", "example.org:443", "example.organic", "other.org"];
+        let suggestion =
+            of(looked_up.map(|host| access("network", "connect", host, false, "not granted")), 4);
+        let expected = ["network:example.org:443", "network:example.organic", "network:other.org"];
+        assert_eq!(texts(&suggestion), expected);
     }
 
     #[test]
@@ -541,8 +603,12 @@ mod tests {
         let suggestion = of(
             [
                 access("file-read", "open", "/usr/share/zoneinfo/UTC", true, "base profile"),
+                access("file-read", "open", "/usr/lib/libc.so.6", true, "a program's library"),
+                access("network", "revoke", "h:1", false, "revoked: network; the socket was shut"),
                 access("file-read", "open", "/dev/mem", false, devices),
                 access("file-read", "open", "/dev/mem", false, devices),
+                access("process", "vfork", "", true, "granted: process"),
+                access("network", "socket", "family 2, type 1, protocol 0", false, "not granted"),
                 access("network", "socket", "", false, "not served by this version"),
                 access("network", "socket", "", false, "not granted"),
                 access("file-read", "open", "/proc/self/environ", false, "not granted"),
@@ -555,9 +621,15 @@ mod tests {
             4,
         );
         assert_eq!(texts(&suggestion), Vec::<String>::new());
-        assert_eq!(suggestion.not_suggested.len(), 9, "{:#?}", suggestion.not_suggested);
+        assert_eq!(suggestion.not_suggested.len(), 11, "{:#?}", suggestion.not_suggested);
         let twice = suggestion.not_suggested.iter().find(|not| not.object == "/dev/mem").unwrap();
         assert_eq!((twice.count, twice.why.contains(devices)), (2, true));
+    }
+
+    #[test]
+    fn what_was_granted_and_not_there_is_needed_to_find_that_out() {
+        let absent = access("file-read", "open", "/srv/config", false, "granted: file-read:/srv");
+        assert_eq!(texts(&of([absent], 4)), ["file-read:/srv/config"]);
     }
 
     #[test]
