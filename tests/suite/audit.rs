@@ -6,6 +6,9 @@ use std::io::BufReader;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, signal};
+use rig::child::Part;
 use rig::events::expect;
 use rig::plugins::Attempts;
 use rig::{Answer, Scratch, active, library, probe, probe_with};
@@ -13,6 +16,8 @@ use sandbox_core::{
     App, AuditEvent, AuditLog, AuditOptions, AuditReader, AuditRecord, EventKind, GrantSuggester,
     GrantSuggestion, PERMISSION_FILE_READ, PluginPolicy, PluginSandboxManager, ResourceLimits, Ruling,
 };
+
+pub const PARTS: &[(&str, Part)] = &[("a log without room", without_room)];
 
 const REFUSED: Answer = Answer::Errno(libc::EACCES);
 
@@ -286,4 +291,43 @@ fn what_a_learning_run_was_allowed_once_is_what_is_suggested() {
         again[2].got_it(),
         "what was tried and denied is suggested too, unless only what was granted counts"
     );
+}
+
+/// A host that may write files of no more than 40,000 bytes, until it may again: as good as a disk that is full.
+fn without_room(arguments: &[String]) -> Vec<u8> {
+    const GRANTS: usize = 1000;
+    // SAFETY: the signal's only other effect would be to end this process, which has no handler of it.
+    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }.expect("it can be ignored");
+    let manager = PluginSandboxManager::new();
+    manager.register_plugin("one", PluginPolicy::new()).expect("it is new");
+    let log = AuditLog::open(&arguments[0]).expect("a new file");
+    manager.audit_to(&log);
+    let (_, most) = getrlimit(Resource::RLIMIT_FSIZE).expect("it can be asked");
+    setrlimit(Resource::RLIMIT_FSIZE, 40_000, most).expect("a lower limit");
+    let grant = || manager.grant_permission("one", PERMISSION_FILE_READ).expect("it is known");
+    for _ in 0..GRANTS {
+        grant();
+        log.flush();
+    }
+    let full = records(&arguments[0]).len();
+    setrlimit(Resource::RLIMIT_FSIZE, most, most).expect("as before");
+    grant();
+    log.flush();
+    let records = records(&arguments[0]);
+    let written =
+        records.iter().filter(|record| matches!(record.event, AuditEvent::PermissionGranted { .. }));
+    let lost = records.iter().filter_map(|record| match &record.event {
+        AuditEvent::Lost { count, .. } => Some(usize::try_from(*count).expect("a few")),
+        _ => None,
+    });
+    let (written, lost) = (written.count(), lost.sum::<usize>());
+    assert!(lost > 0 && records.len() == full + 2, "{full} of {GRANTS} had room, then {}", records.len());
+    assert_eq!(written + lost, GRANTS + 1);
+    Vec::new()
+}
+
+#[test]
+fn a_log_without_room_goes_on_when_there_is_some_and_says_what_it_lacks() {
+    let scratch = Scratch::new();
+    rig::child::run("a log without room", &[&scratch.at("log")]);
 }

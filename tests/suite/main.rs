@@ -31,5 +31,7 @@ mod weakened;
 #[ignore = "the body of child processes that other tests start"]
 fn child() {
     let parts: &[(&str, rig::child::Part)] = &[(rig::unconfined::PART, rig::unconfined::part)];
-    rig::child::play(&[parts, host_conditions::PARTS, hostile::PARTS, weakened::PARTS].concat());
+    rig::child::play(
+        &[parts, audit::PARTS, host_conditions::PARTS, hostile::PARTS, weakened::PARTS].concat(),
+    );
 }

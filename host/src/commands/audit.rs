@@ -31,8 +31,9 @@ use crate::failure::Failure;
 use crate::output::human::{Look, note};
 use crate::output::{escape, human, json as objects};
 
-/// How many records a JSON object holds, and how many broken lines are named.
+/// How many records a JSON object holds, how many bytes of them, and how many broken lines are named.
 const MOST_RECORDS: usize = 10_000;
+const MOST_BYTES: usize = 64 << 20;
 const MOST_BROKEN: usize = 20;
 
 /// How many old files of one log are looked for: as many as there can be.
@@ -78,9 +79,10 @@ pub(crate) fn execute(args: &AuditArgs) -> Result<(), Failure> {
         }
         human::result(suggest::text(look, &suggestions, missing).as_bytes())?;
     } else if args.json {
-        let mut records = Vec::new();
+        let (mut records, mut bytes) = (Vec::new(), 0_usize);
         read(&files, &filter, &mut seen, |record| {
-            if records.len() < MOST_RECORDS {
+            if records.len() < MOST_RECORDS && bytes < MOST_BYTES {
+                bytes = bytes.saturating_add(list::what(&record.event).len());
                 records.push(serde_json::to_value(record).unwrap_or_default());
             }
             Ok(())

@@ -17,9 +17,11 @@ use super::list::timestamp;
 use crate::output::human::Look;
 use crate::output::{escape, human};
 
-/// How many different objects, and how many different plugins, permissions and ends, are told apart.
-const MOST_OBJECTS: usize = 100_000;
-const MOST_GROUPS: usize = 10_000;
+/// How much is remembered, in bytes: some hundred thousand different objects.
+const MOST_BYTES: usize = 64 << 20;
+
+/// What remembering one thing takes beside its texts.
+const ONE_THING: usize = 128;
 
 /// How many objects of one group are shown.
 const SHOWN: usize = 3;
@@ -31,7 +33,8 @@ pub(super) struct Summary {
     last: Option<SystemTime>,
     groups: BTreeMap<(String, String, bool), Group>,
     ends: BTreeMap<(String, String), u64>,
-    objects: usize,
+    /// How many bytes are remembered.
+    bytes: usize,
     opened: u64,
     dropped: u64,
     lost: u64,
@@ -63,7 +66,7 @@ impl Summary {
             AuditEvent::Lost { count, .. } => add(&mut self.lost, *count),
             AuditEvent::Ended { cause } => {
                 let key = (plugin(), cause.clone());
-                if self.ends.len() < MOST_GROUPS || self.ends.contains_key(&key) {
+                if self.ends.contains_key(&key) || self.has_room(key.0.len() + key.1.len()) {
                     add(self.ends.entry(key).or_default(), 1);
                 } else {
                     add(&mut self.left_out, 1);
@@ -73,10 +76,13 @@ impl Summary {
         }
         let Some((permission, granted)) = event.verdict() else { return };
         let key = (plugin(), permission.unwrap_or("-").to_owned(), granted);
-        if self.groups.len() >= MOST_GROUPS && !self.groups.contains_key(&key) {
-            return add(&mut self.left_out, count);
+        if !self.groups.contains_key(&key) {
+            if !self.has_room(key.0.len() + key.1.len()) {
+                return add(&mut self.left_out, count);
+            }
+            self.groups.insert(key.clone(), Group::default());
         }
-        let group = self.groups.entry(key).or_default();
+        let Some(group) = self.groups.get_mut(&key) else { return };
         add(&mut group.count, count);
         if !matches!(record.event, AuditEvent::Access { .. } | AuditEvent::ServiceCall { .. }) {
             add(&mut group.only_counted, count);
@@ -89,13 +95,24 @@ impl Summary {
             _ => return,
         };
         if let Some(known) = group.objects.get_mut(&object) {
-            add(known, count);
-        } else if self.objects < MOST_OBJECTS {
-            self.objects += 1;
-            group.objects.insert(object, count);
-        } else {
-            add(&mut self.left_out, count);
+            return add(known, count);
         }
+        if !self.has_room(object.len()) {
+            return add(&mut self.left_out, count);
+        }
+        if let Some(group) = self.groups.get_mut(&key) {
+            group.objects.insert(object, count);
+        }
+    }
+
+    /// Whether something more may be remembered, with so many bytes of text; counts it if so.
+    fn has_room(&mut self, bytes: usize) -> bool {
+        let bytes = self.bytes.saturating_add(bytes).saturating_add(ONE_THING);
+        let room = bytes <= MOST_BYTES;
+        if room {
+            self.bytes = bytes;
+        }
+        room
     }
 
     pub(super) fn object(&self) -> Value {

@@ -10,8 +10,11 @@ use std::path::{Component, Path, PathBuf};
 use super::record::{AuditEvent, AuditRecord};
 use crate::shared::policy::{PluginPermission, STANDARD_PERMISSIONS};
 
-/// How many different objects are remembered.
-const MOST_OBJECTS: usize = 100_000;
+/// How much is remembered, in bytes: some hundred thousand different objects.
+const MOST_BYTES: usize = 64 << 20;
+
+/// What remembering one thing takes beside its texts.
+const ONE_THING: usize = 256;
 
 /// Folders at the root that a system stands on. Each is more than a plugin needs.
 const SYSTEM_FOLDERS: [&str; 21] = [
@@ -59,7 +62,7 @@ const LOOKS: [&str; 12] = [
 pub struct GrantSuggester {
     fold_at: usize,
     plugins: BTreeMap<String, Needs>,
-    /// How many objects may still be remembered.
+    /// How many bytes may still be remembered.
     room: usize,
     missing: u64,
 }
@@ -130,7 +133,7 @@ impl Default for GrantSuggester {
 impl GrantSuggester {
     /// Has seen nothing yet.
     pub fn new() -> Self {
-        Self { fold_at: 4, plugins: BTreeMap::new(), room: MOST_OBJECTS, missing: 0 }
+        Self { fold_at: 4, plugins: BTreeMap::new(), room: MOST_BYTES, missing: 0 }
     }
 
     /// From how many files or folders on the folder above them is suggested in their place; 0: never.
@@ -172,10 +175,12 @@ impl GrantSuggester {
             }
             _ => return,
         };
-        let room = self.room;
+        let rule = if let AuditEvent::Access { rule, .. } = event { rule.len() } else { 0 };
+        let cost = [permission.len(), action.len(), object.len(), rule, ONE_THING].iter().sum::<usize>();
+        let room = self.room >= cost;
         let Some(needs) = self.needs(plugin) else { return };
-        let added = needs.add((permission, action, object), wanted, count, room > 0);
-        self.room = self.room.saturating_sub(usize::from(added));
+        let added = needs.add((permission, action, object), wanted, count, room);
+        self.room = self.room.saturating_sub(if added { cost } else { 0 });
     }
 
     /// How many events the log itself says it does not have, of whatever plugin.
@@ -191,7 +196,7 @@ impl GrantSuggester {
 
     fn needs(&mut self, plugin: &str) -> Option<&mut Needs> {
         if !self.plugins.contains_key(plugin) {
-            self.room = self.room.checked_sub(1)?;
+            self.room = self.room.checked_sub(plugin.len().saturating_add(ONE_THING))?;
         }
         Some(self.plugins.entry(plugin.to_owned()).or_default())
     }
@@ -647,18 +652,18 @@ mod tests {
 
     #[test]
     fn a_log_with_very_many_objects_is_read_within_bounds() {
-        let many = (0..MOST_OBJECTS + 10)
-            .map(|n| access("network", "connect", &format!("h{n}:1"), false, "not granted"));
-        let more = AuditEvent::Folded {
-            count: 5,
-            since: std::time::SystemTime::now(),
-            permission: None,
-            granted: false,
-        };
-        let suggestion = of(many.chain([more]), 4);
-        assert_eq!(suggestion.permissions.len() as u64 + suggestion.left_out, MOST_OBJECTS as u64 + 10);
-        assert!(suggestion.permissions.len() <= MOST_OBJECTS);
-        assert_eq!(suggestion.unknown, 5);
+        const MANY: u64 = 1000;
+        let mut suggester = GrantSuggester { room: 100 * ONE_THING, ..GrantSuggester::new() };
+        let many = (0..MANY).map(|n| access("network", "connect", &format!("h{n}:1"), false, "not granted"));
+        let since = std::time::SystemTime::now();
+        let folded = AuditEvent::Folded { count: 5, since, permission: None, granted: false };
+        for event in many.chain([folded]) {
+            suggester.add(&AuditRecord { plugin: Some("p".to_owned()), ..AuditRecord::now(event) });
+        }
+        let suggestion = suggester.finish().remove(0);
+        let suggested = suggestion.permissions.len() as u64;
+        assert!((50..100).contains(&suggested), "{suggested}");
+        assert_eq!((suggested + suggestion.left_out, suggestion.unknown), (MANY, 5));
     }
 
     #[test]
