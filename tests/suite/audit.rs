@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::BufReader;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -330,4 +331,27 @@ fn without_room(arguments: &[String]) -> Vec<u8> {
 fn a_log_without_room_goes_on_when_there_is_some_and_says_what_it_lacks() {
     let scratch = Scratch::new();
     rig::child::run("a log without room", &[&scratch.at("log")]);
+}
+
+#[test]
+fn a_learning_run_suggests_the_one_port_that_was_reached() {
+    let scratch = Scratch::new();
+    let path = scratch.at("log");
+    let [needed, other] = [(), ()].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let port = |listener: &TcpListener| listener.local_addr().expect("it is bound").port().to_string();
+    let learning = probe();
+    let log = AuditLog::open(&path).expect("a new file");
+    learning.audit_to(&log);
+    learning.learn();
+    assert!(learning.attempt("connect_loopback", port(&needed)).got_it(), "everything is let through");
+    learning.unload_plugin().expect("it unloads");
+    drop(log);
+    let mut suggester = GrantSuggester::new();
+    records(&path).iter().for_each(|record| suggester.add(record));
+    let permissions = suggester.finish().remove(0).permissions;
+    let texts: Vec<_> = permissions.iter().map(ToString::to_string).collect();
+    assert_eq!(texts, [format!("network:127.0.0.1:{}", port(&needed))]);
+    let plugin = probe_with(PluginPolicy::new().permissions(permissions));
+    assert!(plugin.attempt("connect_loopback", port(&needed)).got_it());
+    assert_eq!(plugin.attempt("connect_loopback", port(&other)), REFUSED);
 }
