@@ -201,24 +201,34 @@ fn no_clock_of_another_process() {
 }
 
 #[test]
-fn nothing_is_written_or_made() {
+fn no_device_is_made() {
+    let scratch = Scratch::new();
+    let device = format!("s:{} 8630 259", scratch.at("null"));
+    check(vec![raw("makes a device", libc::SYS_mknod, &device, NotTried, EACCES)]);
+}
+
+#[test]
+fn nothing_is_written_or_made_where_nothing_is_granted() {
     let scratch = Scratch::new();
     let file = scratch.file("file", "contents");
-    check(vec![
-        probe_of("makes a folder", "mkdir", scratch.at("folder"), NotTried, EACCES),
-        probe_of("writes a file", "write_file", scratch.at("new"), NotTried, EACCES),
-        probe_of("overwrites a file", "write_file", &file, NotTried, EACCES),
-        probe_of("removes a file", "unlink", &file, NotTried, EACCES),
-        raw("changes a mode", libc::SYS_chmod, &format!("s:{file} 511"), NotTried, EACCES),
-        raw(
-            "makes a device",
-            libc::SYS_mknod,
-            &format!("s:{} 8630 259", scratch.at("null")),
-            NotTried,
-            EACCES,
-        ),
-    ]);
+    let (folder, new) = (scratch.at("folder"), scratch.at("new"));
+    let mode = format!("{} s:{file} 511", libc::SYS_chmod);
+    let attempts = [
+        ("mkdir", &folder),
+        ("write_file", &new),
+        ("write_file", &file),
+        ("syscall", &mode),
+        ("unlink", &file),
+    ];
+    let plugin = probe();
+    for (method, payload) in attempts {
+        assert_eq!(plugin.attempt(method, payload), Answer::Errno(libc::EACCES), "{method} {payload}");
+    }
     assert_eq!(std::fs::read_to_string(&file).expect("it is there"), "contents");
+    assert!(!std::path::Path::new(&new).exists() && !std::path::Path::new(&folder).exists());
+    for (method, payload) in attempts {
+        assert!(unconfined::attempt(method, payload).reached(), "{method} {payload} works outside");
+    }
 }
 
 #[test]

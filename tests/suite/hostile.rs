@@ -257,14 +257,27 @@ fn an_answer_of_the_brokers_is_not_written_where_the_plugin_itself_may_not() {
 fn a_way_of_opening_that_the_broker_does_not_offer_is_a_call_that_does_not_exist() {
     let scratch = Scratch::new();
     let file = scratch.file("file", "contents");
+    let link = scratch.link("link", &file);
     let plugin = probe_with(PluginPolicy::new().permission(PERMISSION_FILE_READ));
-    let open = |resolve: u64| format!("{} -100 s:{file} q:0,0,{resolve} 24", libc::SYS_openat2);
-    assert!(plugin.attempt("syscall", open(0)).got_it(), "as open(2) does it");
-    // From RESOLVE_NO_XDEV on: openat2(2). The fourth and fifth are about paths below a folder.
-    for (resolve, works) in [(1, false), (2, true), (4, true), (8, false), (0x10, false), (1 << 40, false)] {
-        if works {
-            assert!(unconfined::attempt("syscall", &open(resolve)).reached(), "{resolve:#x} works outside");
+    let open = |path: &str, resolve: u64| format!("{} -100 s:{path} q:0,0,{resolve} 24", libc::SYS_openat2);
+    assert!(plugin.attempt("syscall", open(&file, 0)).got_it(), "as open(2) does it");
+    // openat2(2), from RESOLVE_NO_XDEV on. The fourth and fifth are about paths below a folder.
+    for (resolve, errno) in [
+        (1, Some(libc::ENOSYS)),
+        (2, None),
+        (4, None),
+        (8, Some(libc::ENOSYS)),
+        (0x10, Some(libc::ENOSYS)),
+        (0x20, Some(libc::EAGAIN)),
+        (1 << 40, Some(libc::EINVAL)),
+    ] {
+        let answer = plugin.attempt("syscall", open(&file, resolve));
+        match errno {
+            None => assert!(answer.got_it(), "{resolve:#x}: {answer:?}"),
+            Some(errno) => assert_eq!(answer, Answer::Errno(errno), "{resolve:#x}"),
         }
-        assert_eq!(plugin.attempt("syscall", open(resolve)), Answer::Errno(libc::ENOSYS), "{resolve:#x}");
     }
+    let no_links = plugin.attempt("syscall", open(&link, 4));
+    assert_eq!(no_links, Answer::Errno(libc::ELOOP), "RESOLVE_NO_SYMLINKS");
+    assert!(plugin.attempt("syscall", open(&link, 0)).got_it());
 }

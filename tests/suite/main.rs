@@ -9,6 +9,7 @@ mod bad_input;
 mod concurrency;
 mod containment;
 mod faults;
+mod files;
 mod host_conditions;
 mod hostile;
 mod information;

@@ -31,11 +31,12 @@ enum Kind {
     Timeout(SetTimeout),
 }
 
-const LIMITS: [(&str, Kind); 10] = [
+const LIMITS: [(&str, Kind); 11] = [
     ("max_memory_mb", Kind::Count(|limits, value| limits.max_memory_mb = value)),
     ("max_cpu_time_sec", Kind::Count(|limits, value| limits.max_cpu_time_sec = value)),
     ("max_file_handles", Kind::Count(|limits, value| limits.max_file_handles = value)),
     ("max_network_connections", Kind::Count(|limits, value| limits.max_network_connections = value)),
+    ("max_file_size_mb", Kind::Count(|limits, value| limits.max_file_size_mb = value)),
     ("max_threads", Kind::Count(|limits, value| limits.max_threads = value)),
     ("max_message_bytes", Kind::Bytes),
     ("load_timeout", Kind::Timeout(|limits, value| limits.load_timeout = value)),

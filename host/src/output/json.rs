@@ -117,6 +117,7 @@ pub(crate) fn limits(limits: &ResourceLimits) -> Value {
         "max_cpu_time_sec": limits.max_cpu_time_sec,
         "max_file_handles": limits.max_file_handles,
         "max_network_connections": limits.max_network_connections,
+        "max_file_size_mb": limits.max_file_size_mb,
         "max_threads": limits.max_threads,
         "max_message_bytes": limits.max_message_bytes,
         "load_timeout_ms": milliseconds(limits.load_timeout),

@@ -14,7 +14,7 @@ use plugin_abi::{ErrorKind, PluginMetadata};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::broker::{Brokered, Handles, Network, Served, UnderWay};
+use super::broker::{Brokered, Folders, Handles, Network, Served, UnderWay};
 use super::cause::Cause;
 use super::entry::{Entry, Loaded, left_of};
 use super::events::escape;
@@ -22,6 +22,7 @@ use super::instance::{Expect, Instance, Parts, Reply};
 use super::library::{Limits, SealedLibrary, SystemFolders, closure, extra_modules};
 use super::lifecycle::{Operation, PluginState};
 use super::procfs::HostPid;
+use super::protected;
 use super::report::EnforcementReport;
 use super::runtime::Runtime;
 use super::verify::{self, Seen};
@@ -115,12 +116,16 @@ fn check(entry: &Entry, path: &Path) -> Result<Checked, PluginSandboxError> {
     if let Some(difference) = AbiFingerprint::current().difference(&metadata.abi) {
         return Err(PluginSandboxError::Abi { path: library.path, difference });
     }
+    protected::protect_loaded(&library.path);
     let names = entry.subject().policy().modules();
     let allowed = |soname: &str| names.contains(soname);
     let system = system_folders();
     let needed = closure(&library, &allowed, system, Limits::default())?;
     for module in &needed {
         let (soname, chain) = (&module.soname, &module.needed_by);
+        if module.sealed {
+            protected::protect_loaded(&module.path);
+        }
         tracing::debug!(plugin = %entry.subject().id(), soname, ?chain, sealed = module.sealed, base = module.base, "a module");
     }
     // Dependencies first and by their full paths, so that the loader need not search: it then matches by soname.
@@ -293,6 +298,7 @@ fn take_broker(
                 under_way: UnderWay::default(),
                 network: Network::default(),
                 trees,
+                folders: Folders::default(),
                 zygote,
             });
             Ok(true)

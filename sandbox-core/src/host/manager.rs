@@ -15,6 +15,7 @@ use super::entry::Entry;
 use super::events::{EventHub, SandboxEvent};
 use super::messages::Exchange;
 use super::policy::PluginPolicy;
+use super::protected;
 use super::sandbox::{PluginHandle, PluginSandbox};
 use crate::error::PluginSandboxError;
 use crate::shared::policy::{Grade, PluginId, PluginPermission, ResourceLimits};
@@ -269,6 +270,13 @@ impl PluginSandboxManager {
     /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin).
     pub fn remove_allowed_module(&self, id: &str, soname: &str) -> Result<bool, PluginSandboxError> {
         Ok(self.create_sandbox(id)?.remove_allowed_module(soname))
+    }
+
+    /// From now on no permission, at whatever scope, reaches the file or tree at `path` for any plugin of this process, nor
+    /// a file beside it whose name goes on after a dot, as rotated records are called. For what is the host's own: records,
+    /// grants, keys. What plugins were loaded from is protected from writing without a word.
+    pub fn protect(&self, path: impl AsRef<Path>) {
+        protected::protect(path.as_ref());
     }
 
     /// The events of all plugins from now on. At most 1024 wait; what is over is counted and reported. What a plugin repeats

@@ -24,6 +24,7 @@ mod messages;
 mod outbox;
 mod policy;
 mod procfs;
+mod protected;
 mod reactor;
 mod report;
 mod runtime;

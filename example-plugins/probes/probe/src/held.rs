@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
@@ -76,6 +76,13 @@ impl Held {
             "held_append" => {
                 let (at, bytes) = split_line(payload);
                 self.file(at).and_then(|mut file| io::Write::write_all(&mut file, bytes)).map(|()| Vec::new())
+            }
+            "held_chmod" => {
+                let (at, mode) = split_line(payload);
+                self.file(at).and_then(|file| {
+                    let mode = u32::try_from(number(mode)?).map_err(io::Error::other)?;
+                    file.set_permissions(PermissionsExt::from_mode(mode)).map(|()| Vec::new())
+                })
             }
             "held_truncate" => self.file(payload).and_then(|file| file.set_len(3)).map(|()| Vec::new()),
             "held_sync" => self.file(payload).and_then(File::sync_all).map(|()| Vec::new()),

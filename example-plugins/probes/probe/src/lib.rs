@@ -7,6 +7,7 @@
 
 mod channel;
 mod facts;
+mod file_changes;
 mod files;
 mod held;
 mod kernel;
@@ -70,6 +71,10 @@ impl Plugin for Probe {
             "race" => files::race(payload),
             "mmap_exec_file" => files::map_exec(payload),
             "mprotect_exec_file" => files::map_then_exec(payload),
+
+            "fs" => file_changes::by_std(payload),
+            "tour" => file_changes::tour_by_std(payload),
+            "tour_c" => file_changes::tour_by_c(payload),
 
             "alloc" => number(payload).and_then(|mib| memory::allocate(&mut self.memory, mib)),
             "alloc_abort" => number(payload).map(|mib| memory::allocate_or_abort(&mut self.memory, mib)),

@@ -4,10 +4,12 @@ use rustix::process::{Rlimit as Pair, getrlimit, setrlimit};
 
 use crate::shared::notes::Notes;
 use crate::shared::plan::rlimits::Rlimit;
+use crate::shared::sys::signals;
 use crate::shared::wire::report::{Call, Step};
 
 /// Applies all of them.
 pub(crate) fn set_all(plan: &[Rlimit], notes: &mut Notes) {
+    signals::ignore_file_size();
     for limit in plan {
         let resource = limit.resource.kernel();
         let now = getrlimit(resource);

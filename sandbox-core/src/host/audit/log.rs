@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded};
 use super::file::LogFile;
 use super::record::{AuditEvent, AuditRecord};
 use crate::host::events::{EventHub, EventKind, Subscription};
+use crate::host::protected;
 use crate::shared::sys::signals;
 
 /// How many events may wait for the disk, of each manager or sandbox.
@@ -94,7 +95,8 @@ impl AuditOptions {
         self
     }
 
-    /// Opens the log at `path`, or makes it, and goes on behind what it has.
+    /// Opens the log at `path`, or makes it, and goes on behind what it has. From then on no permission reaches its files for
+    /// a plugin of this process.
     ///
     /// # Errors
     /// What the system says; and where `path` is a symbolic link, no ordinary file, another user's, writable for others, has
@@ -105,6 +107,8 @@ impl AuditOptions {
         let (bytes, files) = (self.max_file_bytes.max(LEAST_BYTES), self.keep_files.min(MOST_FILES));
         let mut file = LogFile::open(path.as_ref(), bytes, files)?;
         let paths = file.paths();
+        // And those that are put aside beside it.
+        protected::protect(path.as_ref());
         file.add(&AuditRecord::now(AuditEvent::Opened {
             process: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -25,6 +25,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+pub(crate) use files::Folders;
 pub(crate) use handles::Handles;
 pub(crate) use loader::Served;
 pub(crate) use network::Network;
@@ -45,6 +46,8 @@ pub(crate) struct Brokered {
     pub(crate) network: Network,
     /// Where files are looked for.
     pub(crate) trees: Arc<Trees>,
+    /// Where the plugin's processes are in it.
+    pub(crate) folders: Folders,
     /// Makes what only it may make.
     pub(crate) zygote: Arc<Zygote>,
     /// What it was handed.

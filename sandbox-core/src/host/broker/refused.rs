@@ -44,25 +44,9 @@ macro_rules! refused {
 }
 
 refused! {
-    SYS_readlinkat: "file-read", EACCES, path 1;
-    SYS_statfs: "file-read", EACCES, path 0;
-    SYS_chdir: "file-read", EACCES, path 0;
-    SYS_fchdir: "file-read", EACCES;
-    SYS_mkdirat: "file-write", EACCES, path 1;
-    SYS_unlinkat: "file-write", EACCES, path 1;
-    SYS_renameat2: "file-write", EACCES, path 1;
-    SYS_linkat: "file-write", EACCES, path 1;
-    SYS_symlinkat: "file-write", EACCES, path 2;
-    SYS_truncate: "file-write", EACCES, path 0;
-    SYS_fchmodat: "file-write", EACCES, path 1;
-    SYS_fchownat: "file-write", EACCES, path 1;
-    SYS_utimensat: "file-write", EACCES, path 1;
     SYS_mknodat: "file-write", EACCES, path 1;
-    SYS_fchmod: "file-write", EPERM;
-    SYS_fchown: "file-write", EPERM;
     SYS_flock: "file-write", EPERM;
-    SYS_fsync: "file-write", EPERM;
-    SYS_fdatasync: "file-write", EPERM;
+    SYS_fallocate: "file-write", EOPNOTSUPP;
     SYS_close_range: "system", EPERM;
     SYS_clock_gettime: "system", EPERM;
     SYS_clock_getres: "system", EPERM;
@@ -104,15 +88,6 @@ refused! {
     SYS_fcntl: "system", EPERM;
     SYS_ioctl: "system", ENOTTY;
     SYS_inotify_init1: "system", EPERM;
-    #[cfg(target_arch = "x86_64")] SYS_readlink: "file-read", EACCES, path 0;
-    #[cfg(target_arch = "x86_64")] SYS_mkdir: "file-write", EACCES, path 0;
-    #[cfg(target_arch = "x86_64")] SYS_rmdir: "file-write", EACCES, path 0;
-    #[cfg(target_arch = "x86_64")] SYS_unlink: "file-write", EACCES, path 0;
-    #[cfg(target_arch = "x86_64")] SYS_rename: "file-write", EACCES, path 0;
-    #[cfg(target_arch = "x86_64")] SYS_link: "file-write", EACCES, path 0;
-    #[cfg(target_arch = "x86_64")] SYS_symlink: "file-write", EACCES, path 1;
-    #[cfg(target_arch = "x86_64")] SYS_chmod: "file-write", EACCES, path 0;
-    #[cfg(target_arch = "x86_64")] SYS_chown: "file-write", EACCES, path 0;
     #[cfg(target_arch = "x86_64")] SYS_mknod: "file-write", EACCES, path 0;
     #[cfg(target_arch = "x86_64")] SYS_fork: "process", EPERM;
     #[cfg(target_arch = "x86_64")] SYS_vfork: "process", EPERM;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use nix::errno::Errno;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use super::parked::Wait;
 use super::prompts::MOST_FOR_ONE;
@@ -17,6 +18,7 @@ use super::{Brokered, files, machine, memory, network, refused};
 use crate::host::decider::{AccessRequest, Ruling};
 use crate::host::events::{EventKind, escape, escape_path};
 use crate::host::instance::Instance;
+use crate::host::procfs::{HostPid, Status};
 use crate::shared::policy::{Grants, PluginPermission};
 use crate::shared::sys::seccomp::{self, Notification};
 
@@ -155,6 +157,12 @@ impl Request<'_> {
         if self.still_waits() { Ok(path) } else { Err(Errno::EINTR) }
     }
 
+    /// The number at `address`.
+    pub(super) fn read_u64(&self, address: u64) -> Result<u64, Errno> {
+        let number = memory::read_u64(&self.brokered.memory, address)?;
+        if self.still_waits() { Ok(number) } else { Err(Errno::EINTR) }
+    }
+
     /// Answers 0, with `bytes` at `address`.
     pub(super) fn write(&self, address: u64, bytes: &[u8]) -> Answer {
         self.put(address, bytes).map(|()| 0).into()
@@ -168,10 +176,29 @@ impl Request<'_> {
         memory::write(&self.brokered.memory, self.notification.tid, address, bytes)
     }
 
+    /// The process whose thread calls.
+    pub(super) fn process(&self) -> i32 {
+        let (tid, helper) = (self.notification.tid, self.instance.pid.0);
+        if tid == helper {
+            return helper;
+        }
+        Status::read(HostPid(tid)).get("Tgid").parse().unwrap_or(tid)
+    }
+
     /// A copy of one of the caller's descriptors.
     pub(super) fn descriptor(&self, number: RawFd) -> Result<OwnedFd, Errno> {
-        let copy = self.instance.descriptor(number);
-        copy.map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+        let from_rustix = |errno: rustix::io::Errno| Errno::from_raw(errno.raw_os_error());
+        let process = self.process();
+        if process == self.instance.pid.0 {
+            return self.instance.descriptor(number).map_err(from_rustix);
+        }
+        let pidfd = pidfd_open(Pid::from_raw(process).ok_or(Errno::ESRCH)?, PidfdFlags::empty());
+        let pidfd = pidfd.map_err(from_rustix)?;
+        // As long as the caller waits, its number is nobody else's.
+        if !self.still_waits() {
+            return Err(Errno::EINTR);
+        }
+        pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty()).map_err(from_rustix)
     }
 
     /// Answers with a descriptor at once, for who must see it done before going on.

@@ -56,13 +56,14 @@ impl Resource {
         match self {
             Self::OpenFiles => ("max_file_handles", limits.max_file_handles),
             Self::Processes => ("max_threads", limits.max_threads),
+            Self::FileSize => ("max_file_size_mb", limits.max_file_size_mb),
             _ => ("max_memory_mb", limits.max_memory_mb),
         }
     }
 
     /// Whether its limit is one that an embedder sets, and may change while the plugin runs.
     pub(crate) fn is_settable(self) -> bool {
-        matches!(self, Self::AddressSpace | Self::Data | Self::OpenFiles | Self::Processes)
+        matches!(self, Self::AddressSpace | Self::Data | Self::OpenFiles | Self::Processes | Self::FileSize)
     }
 }
 
@@ -105,8 +106,7 @@ pub(crate) fn plan(limits: &ResourceLimits, counts_alone: bool) -> Vec<Rlimit> {
         bounded(Resource::AddressSpace, data.map(|data| data * 4 + (4 << 30))),
         bounded(Resource::OpenFiles, limits.max_file_handles.map(|handles| handles + OWN_DESCRIPTORS)),
         nothing(Resource::CoreDump),
-        // Nothing in a helper is opened for writing.
-        nothing(Resource::FileSize),
+        bounded(Resource::FileSize, limits.max_file_size_mb.map(|mb| mb << 20)),
         nothing(Resource::LockedMemory),
         nothing(Resource::MessageQueues),
         Rlimit {

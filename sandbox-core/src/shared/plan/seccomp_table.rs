@@ -47,8 +47,9 @@ const PRCTL_HARMLESS: [i32; 6] = [
     libc::PR_GET_NO_NEW_PRIVS,
     libc::PR_SET_DUMPABLE, // only to become undumpable: see its own condition
 ];
-/// fcntl(2) commands that stay inside the process. Locks do not: others see them, and wait for them.
-const FCNTL_HARMLESS: [i32; 8] = [
+/// fcntl(2) commands that stay inside the process; and locks of the process's own, which others see and wait for, but which
+/// nobody else can take for it. The other kinds of locks are the broker's to refuse.
+const FCNTL_HARMLESS: [i32; 11] = [
     libc::F_DUPFD,
     libc::F_DUPFD_CLOEXEC,
     libc::F_GETFD,
@@ -57,6 +58,9 @@ const FCNTL_HARMLESS: [i32; 8] = [
     libc::F_SETFL,
     libc::F_GETPIPE_SZ,
     libc::F_GET_SEALS,
+    libc::F_GETLK,
+    libc::F_SETLK,
+    libc::F_SETLKW,
 ];
 const IOCTL_HARMLESS: [u64; 6] =
     [libc::FIONBIO, libc::FIOCLEX, libc::FIONCLEX, libc::FIONREAD, libc::TCGETS, libc::TIOCGWINSZ];
@@ -199,6 +203,10 @@ pub(super) fn table(around: Surroundings, own_pid: u32) -> Result<BTreeMap<i64, 
             libc::SYS_dup3,
             libc::SYS_pipe2,
             libc::SYS_ftruncate,
+            libc::SYS_fsync,
+            libc::SYS_fdatasync,
+            libc::SYS_sync_file_range,
+            libc::SYS_fstatfs,
             libc::SYS_fadvise64,
             libc::SYS_getdents64,
             libc::SYS_recvfrom,
@@ -271,7 +279,6 @@ pub(super) fn table(around: Surroundings, own_pid: u32) -> Result<BTreeMap<i64, 
             libc::SYS_getrusage,
             libc::SYS_capget,
             libc::SYS_umask,
-            libc::SYS_getcwd,
             libc::SYS_wait4,
             libc::SYS_waitid,
             libc::SYS_exit,
@@ -309,11 +316,13 @@ pub(super) fn table(around: Surroundings, own_pid: u32) -> Result<BTreeMap<i64, 
             libc::SYS_readlinkat,
             libc::SYS_uname,
             libc::SYS_sysinfo,
+            libc::SYS_getcwd,
             libc::SYS_chdir,
             libc::SYS_fchdir,
             libc::SYS_statfs,
             libc::SYS_mkdirat,
             libc::SYS_unlinkat,
+            libc::SYS_renameat,
             libc::SYS_renameat2,
             libc::SYS_linkat,
             libc::SYS_symlinkat,
@@ -325,8 +334,6 @@ pub(super) fn table(around: Surroundings, own_pid: u32) -> Result<BTreeMap<i64, 
             libc::SYS_fchmod,
             libc::SYS_fchown,
             libc::SYS_flock,
-            libc::SYS_fsync,
-            libc::SYS_fdatasync,
             libc::SYS_setxattr,
             libc::SYS_fsetxattr,
             libc::SYS_socket,
@@ -378,6 +385,10 @@ pub(super) fn table(around: Surroundings, own_pid: u32) -> Result<BTreeMap<i64, 
             libc::SYS_symlink,
             libc::SYS_chmod,
             libc::SYS_chown,
+            libc::SYS_lchown,
+            libc::SYS_utime,
+            libc::SYS_utimes,
+            libc::SYS_futimesat,
             libc::SYS_mknod,
             libc::SYS_accept,
             libc::SYS_fork,
@@ -392,6 +403,9 @@ pub(super) fn table(around: Surroundings, own_pid: u32) -> Result<BTreeMap<i64, 
     row(&[libc::SYS_socketpair], AskIf(vec![vec![arg(0, Ne, libc::AF_UNIX as u64)?]]));
     row(&[libc::SYS_setsockopt], AskIf(none_of_options(&OPTIONS_TO_SET)?));
     row(&[libc::SYS_getsockopt], AskIf(none_of_options(&OPTIONS_TO_READ)?));
+    // Space is taken within the limit of a file's size, or given back; never taken beyond a file's end.
+    let holes = (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE) as u64;
+    row(&[libc::SYS_fallocate], AskIf(vec![none_of(1, [0, holes])?]));
     // A thread with a table of its own would have RLIMIT_NOFILE descriptors of its own.
     let unshare = u64::from(libc::CLOSE_RANGE_UNSHARE);
     row(&[libc::SYS_close_range], AskIf(vec![vec![arg(2, MaskedEq(unshare), unshare)?]]));

@@ -3,6 +3,8 @@
 //! Runs in the host. Owns the set semantics: the narrowest decision that covers an object counts, and of two equally
 //! narrow ones the denial.
 
+use std::path::Path;
+
 use super::grade::Grade;
 use super::permission::PluginPermission;
 use super::scope::Scope;
@@ -40,6 +42,12 @@ impl Verdict<'_> {
 }
 
 impl Decision {
+    /// Whether this is about a part of what is at `path`, and not about all of it.
+    fn is_below(&self, path: &Path) -> bool {
+        let places = [self.permission.scope(), self.real.as_ref()].into_iter().flatten();
+        places.filter_map(Scope::place).any(|own| own != path && own.starts_with(path))
+    }
+
     /// How narrowly this covers the object at `scope`: the more components, the narrower. `None` if it does not.
     fn width(&self, name: &str, scope: &Scope) -> Option<usize> {
         if self.permission.name() != name {
@@ -171,6 +179,22 @@ impl Grants {
     pub(crate) fn scopes<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Option<&'a Scope>> + 'a {
         let all = self.granted.iter().chain(&self.denied).map(|decision| &decision.permission);
         all.filter(move |permission| permission.name() == name).map(PluginPermission::scope)
+    }
+
+    /// Whether anything at all was decided about a part of what is at `path`, not the whole of it.
+    pub(crate) fn decides_below(&self, path: &Path) -> bool {
+        self.granted.iter().chain(&self.denied).any(|own| own.is_below(path))
+    }
+
+    /// Whether files in a part of the tree at `path` are granted, for reading or for writing.
+    pub(crate) fn grants_below(&self, path: &Path) -> bool {
+        let of_files = |own: &&Decision| matches!(own.permission.name(), "file-read" | "file-write");
+        self.granted.iter().filter(of_files).any(|own| own.is_below(path))
+    }
+
+    /// Whether the permission called `name` is denied for a part of the tree at `path`.
+    pub(crate) fn denies_below(&self, name: &str, path: &Path) -> bool {
+        self.denied.iter().any(|own| own.permission.name() == name && own.is_below(path))
     }
 
     /// Every permission that is granted, in the order in which it was.

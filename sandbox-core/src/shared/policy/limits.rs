@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// How much one plugin may use. `None` stands for no limit.
 ///
 /// The defaults are those of the plugin sandbox specification: 100 MiB, 10 CPU seconds, 10 file handles, 5 network
-/// connections; and beyond it 16 threads, 16 MiB messages and 5 seconds for each operation.
+/// connections; and beyond it files of 1024 MiB, 16 threads, 16 MiB messages and 5 seconds for each operation.
 ///
 /// ```
 /// use sandbox_core::ResourceLimits;
@@ -28,6 +28,9 @@ pub struct ResourceLimits {
     /// Descriptors that the plugin itself may hold at once (`RLIMIT_NOFILE`; the sandbox's own do not count).
     /// The next one is refused with `EMFILE`.
     pub max_file_handles: Option<u64>,
+    /// The size of a file, in MiB, beyond which the plugin makes none grow (`RLIMIT_FSIZE`). A write over it is refused with
+    /// `EFBIG`. What it fills a disk with altogether is not bounded by this.
+    pub max_file_size_mb: Option<u64>,
     /// Live network connections: sockets that are connected, accepted, or have sent to somebody. One that is closed makes room.
     /// The next one is refused with `EMFILE`, by `connect`, `accept` and `sendto` alike.
     pub max_network_connections: Option<u64>,
@@ -63,6 +66,7 @@ impl Default for ResourceLimits {
             max_memory_mb: Some(100),
             max_cpu_time_sec: Some(10),
             max_file_handles: Some(10),
+            max_file_size_mb: Some(1024),
             max_network_connections: Some(5),
             max_threads: Some(16),
             max_message_bytes: 16 << 20,
@@ -89,6 +93,8 @@ setters! {
     max_cpu_time_sec: impl Into<Option<u64>>,
     /// Sets [`max_file_handles`](#structfield.max_file_handles); `None` for as many as the host itself may open.
     max_file_handles: impl Into<Option<u64>>,
+    /// Sets [`max_file_size_mb`](#structfield.max_file_size_mb), in MiB; `None` for no limit.
+    max_file_size_mb: impl Into<Option<u64>>,
     /// Sets [`max_network_connections`](#structfield.max_network_connections); `None` for no limit.
     max_network_connections: impl Into<Option<u64>>,
     /// Sets [`max_threads`](#structfield.max_threads); `None` for no limit.
@@ -118,6 +124,7 @@ impl ResourceLimits {
         number("max_memory_mb", self.max_memory_mb, 8, 1 << 20, "8 to 1048576 MiB, or none")?;
         number("max_cpu_time_sec", self.max_cpu_time_sec, 1, 1 << 32, "1 to 4294967296 seconds, or none")?;
         number("max_file_handles", self.max_file_handles, 0, 1 << 19, "0 to 524288, or none")?;
+        number("max_file_size_mb", self.max_file_size_mb, 0, 1 << 30, "0 to 1073741824 MiB, or none")?;
         number("max_network_connections", self.max_network_connections, 0, 1 << 19, "0 to 524288, or none")?;
         number("max_threads", self.max_threads, 0, 1 << 15, "0 to 32768, or none")?;
         let message = Some(self.max_message_bytes);

@@ -72,9 +72,10 @@ const fn standard(name: &'static str, description: &'static str) -> PluginPermis
     PluginPermission { name: Cow::Borrowed(name), description: Cow::Borrowed(description), scope: None }
 }
 
-/// Open ordinary files for reading and stat them; scope: a file or a tree.
+/// Open ordinary files for reading, examine them, list folders; scope: a file or a tree.
 pub const PERMISSION_FILE_READ: PluginPermission = standard("file-read", "read files");
-/// Create, write, rename and remove files; scope: a file or a tree. Implies nothing about reading.
+/// Create, write, rename and remove files and folders, change their modes and times; scope: a file or a tree. Implies nothing
+/// about reading, but that what may be written may be seen to be there.
 pub const PERMISSION_FILE_WRITE: PluginPermission = standard("file-write", "write files");
 /// Connect over TCP and UDP, look names up, and listen; scope: a [`NetworkScope`](crate::NetworkScope), as in `example.org:443`. Without
 /// one it reaches everything but Unix sockets, each of which wants a scope of its own: `unix:/run/app.sock`.

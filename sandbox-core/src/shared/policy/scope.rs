@@ -98,6 +98,15 @@ impl Scope {
         }
     }
 
+    /// Where in the file system this is, if it is anywhere.
+    pub(crate) fn place(&self) -> Option<&Path> {
+        match self {
+            Self::Path(path) => Some(path),
+            Self::Network(scope) => scope.unix_path(),
+            Self::Name(_) => None,
+        }
+    }
+
     /// Whether everything that `other` reaches is reached by `self` too.
     pub fn covers(&self, other: &Self) -> bool {
         match (self, other) {

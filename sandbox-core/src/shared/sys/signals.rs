@@ -17,6 +17,12 @@ pub(crate) fn reset() {
     let _ = SigSet::empty().thread_set_mask();
 }
 
+/// A file that would grow over its limit is an error of the write, EFBIG, and no end: setrlimit(2).
+pub(crate) fn ignore_file_size() {
+    // SAFETY: an ignored signal runs no code at all. It does not fail for a valid signal other than KILL and STOP.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+}
+
 /// Blocks every signal on this thread, which is ours: the application's signals go to the application's threads, and a
 /// broken pipe is an error of the write instead of a SIGPIPE.
 pub(crate) fn block_all() {

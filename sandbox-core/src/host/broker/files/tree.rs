@@ -3,7 +3,7 @@
 //! Runs in the host, on a worker. Owns the judgement: which objects are ordinary at all, and what the grants of this moment
 //! say of where an object really is. Never opens anything but an `O_PATH` handle before that.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -12,8 +12,13 @@ use nix::errno::Errno;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, fstatfs, openat2};
 
 use super::super::base;
-use super::super::requests::Refused;
-use crate::shared::policy::{Grants, PERMISSION_FILE_READ, PluginPermission, Scope, Verdict};
+use super::super::requests::{Refused, Request};
+use super::named::{Named, Walk};
+use super::{by_handle, from_rustix};
+use crate::host::protected;
+use crate::shared::policy::{
+    Grants, PERMISSION_FILE_READ, PERMISSION_FILE_WRITE, PluginPermission, Scope, Verdict,
+};
 
 /// File systems whose files are the kernel's: what is read there is not a file's bytes. linux/magic.h
 const KERNELS_OWN: [i64; 22] = [
@@ -47,54 +52,110 @@ const MOST_CLIMBS: usize = 32;
 /// How often a walk that a rename or a mount got in the way of is begun anew.
 const TRIES: usize = 64;
 
-/// Where the broker looks: the detached, noexec copy of the host's tree, or the tree itself where there is none.
-pub(crate) struct Tree<'a> {
+/// What is to be done with an object, and so which permissions open it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Right {
+    /// `file-read`.
+    Read,
+    /// `file-write`.
+    Write,
+    /// `file-read` and `file-write`.
+    Both,
+    /// To know that it is there, and what it is: either of them, since whoever may write a file can hold it and ask; and of
+    /// a folder on the way to what is granted, that it is one.
+    See,
+}
+
+impl Right {
+    fn permissions(self) -> &'static [PluginPermission] {
+        static BOTH: [PluginPermission; 2] = [PERMISSION_FILE_READ, PERMISSION_FILE_WRITE];
+        static READ: [PluginPermission; 1] = [PERMISSION_FILE_READ];
+        static WRITE: [PluginPermission; 1] = [PERMISSION_FILE_WRITE];
+        match self {
+            Self::Read => &READ,
+            Self::Write => &WRITE,
+            Self::Both | Self::See => &BOTH,
+        }
+    }
+
+    fn writes(self) -> bool {
+        matches!(self, Self::Write | Self::Both)
+    }
+}
+
+/// Where the broker looks, and by which grants: the detached, noexec copy of the host's tree, or the tree itself where there
+/// is none.
+pub(super) struct Tree<'a> {
     root: BorrowedFd<'a>,
+    grants: &'a Grants,
     /// Whether somebody wants to be asked about what is not granted: it has to be found then.
     asks: bool,
 }
 
 /// An object that was found and judged.
-pub(crate) struct Judged {
-    pub(crate) handle: OwnedFd,
-    pub(crate) stat: Stat,
-    pub(crate) resolved: PathBuf,
-    pub(crate) rule: String,
+pub(super) struct Judged {
+    pub(super) handle: OwnedFd,
+    pub(super) stat: Stat,
+    pub(super) resolved: PathBuf,
+    pub(super) rule: String,
+    /// Nothing but that it is a folder may be told.
+    pub(super) on_the_way: bool,
 }
 
-fn from_rustix(errno: rustix::io::Errno) -> Errno {
-    Errno::from_raw(errno.raw_os_error())
+/// A place for a name in a folder, found and judged; whether there is anything of that name or not.
+pub(super) struct Place {
+    pub(super) parent: OwnedFd,
+    /// One plain component.
+    pub(super) name: OsString,
+    /// Whether the path ended in a slash: it means a folder.
+    pub(super) as_folder: bool,
+    pub(super) resolved: PathBuf,
+    pub(super) rule: String,
+}
+
+impl Place {
+    /// The name as the kernel is told it.
+    pub(super) fn spelled(&self) -> OsString {
+        let mut name = self.name.clone();
+        if self.as_folder {
+            name.push("/");
+        }
+        name
+    }
+}
+
+impl Request<'_> {
+    /// Works in the tree in which `right` can be used.
+    pub(super) fn with_tree<T>(&self, right: Right, work: impl FnOnce(&Tree<'_>) -> T) -> T {
+        let trees = &self.brokered.trees;
+        let root = if right.writes() { &trees.write } else { &trees.read };
+        work(&Tree::new(root.as_fd(), &self.grants(), self.may_ask()))
+    }
 }
 
 impl<'a> Tree<'a> {
-    pub(crate) fn new(root: BorrowedFd<'a>, asks: bool) -> Self {
-        Self { root, asks }
+    pub(super) fn new(root: BorrowedFd<'a>, grants: &'a Grants, asks: bool) -> Self {
+        Self { root, grants, asks }
     }
 
     /// A handle of what `path` leads to, opening nothing.
-    fn find(&self, path: &Path, follow: bool) -> Result<OwnedFd, Errno> {
-        let mut flags = OFlags::PATH | OFlags::CLOEXEC;
-        flags.set(OFlags::NOFOLLOW, !follow);
-        // An absolute link stays inside the tree; a magic link leads out of any tree.
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        for _ in 0..TRIES {
-            match openat2(self.root, path, flags, Mode::empty(), resolve) {
-                Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {} // a rename or mount was under way
-                other => return other.map_err(from_rustix),
-            }
-        }
-        Err(Errno::EAGAIN)
+    pub(super) fn find(&self, path: &Path, walk: Walk) -> Result<OwnedFd, Errno> {
+        find(self.root, path, walk)
+    }
+
+    fn folder(&self, path: &Path) -> Option<PathBuf> {
+        let walk = Walk { follow: true, resolve: ResolveFlags::empty() };
+        self.find(path, walk).ok().and_then(|handle| resolved_path(&handle))
     }
 
     /// Whether the plugin may see every folder that `path` climbs out of again: `/home/x/../../granted` leads somewhere
     /// only if `/home/x` is there, and would tell so.
-    fn climbs_in_sight(&self, path: &Path, grants: &Grants) -> bool {
+    fn climbs_in_sight(&self, path: &Path) -> bool {
         let (mut climbed, mut climbs) = (PathBuf::new(), 0);
         for part in path.components() {
             if part == Component::ParentDir && climbed != Path::new("/") {
                 climbs += 1;
-                let folder = self.find(&climbed, true).ok().and_then(|handle| resolved_path(&handle));
-                let in_sight = folder.is_some_and(|folder| rule_for(&folder, grants).is_ok());
+                let in_sight = self.folder(&climbed).is_some_and(|folder| self.is_in_sight(&folder));
                 if !in_sight || climbs > MOST_CLIMBS {
                     return false;
                 }
@@ -104,69 +165,230 @@ impl<'a> Tree<'a> {
         true
     }
 
-    /// What `path` leads to, if `grants` open it for reading. `follow`: a link at its end too.
-    pub(crate) fn judge(&self, path: &[u8], follow: bool, grants: &Grants) -> Result<Judged, Refused> {
-        let asked = Path::new(OsStr::from_bytes(path));
-        // A walk alone tells something, wakes automounts and reaches network file systems: no more of it than need be.
-        let may_look = self.asks || grants.holds_named("file-read") || base::find(path).is_some();
-        if !may_look || !self.climbs_in_sight(asked, grants) {
-            return Err(Refused::new(Errno::EACCES, None, "not granted"));
+    fn is_in_sight(&self, resolved: &Path) -> bool {
+        self.rule_for(resolved, Right::See).is_ok() || self.is_on_the_way(resolved)
+    }
+
+    /// Whether the folder at `resolved` is above something that is granted: that it is there is no news.
+    fn is_on_the_way(&self, resolved: &Path) -> bool {
+        self.grants.grants_below(resolved)
+    }
+
+    /// Refuses to walk at all where nothing could come of it: a walk alone tells something, wakes automounts and reaches
+    /// network file systems.
+    fn may_walk(&self, path: &Path, right: Right) -> Result<(), Refused> {
+        let held = |permission: &PluginPermission| self.grants.holds_named(permission.name());
+        let wanted = right.permissions();
+        let held = if right == Right::See { wanted.iter().any(held) } else { wanted.iter().all(held) };
+        let known = || !right.writes() && base::find(path.as_os_str().as_bytes()).is_some();
+        if (self.asks || held || known()) && self.climbs_in_sight(path) {
+            return Ok(());
         }
-        let handle = match self.find(asked, follow) {
+        Err(Refused::new(Errno::EACCES, None, "not granted"))
+    }
+
+    /// What `named` leads to, if the grants open it for `right`.
+    pub(super) fn judge(&self, named: &Named, right: Right) -> Result<Judged, Refused> {
+        let path = named.path();
+        self.may_walk(path, right)?;
+        let handle = match self.find(path, named.walk) {
             Ok(handle) => handle,
-            Err(errno) => return Err(self.not_found(asked, errno, grants)),
+            Err(errno) => return Err(self.not_found(path, errno, right)),
         };
+        let judged = self.judge_found(handle, right)?;
+        match named.object {
+            Some(object) if object != (judged.stat.st_dev, judged.stat.st_ino) => {
+                Err(Refused::new(Errno::EACCES, Some(&judged.resolved), "another stands there by now"))
+            }
+            _ => Ok(judged),
+        }
+    }
+
+    fn judge_found(&self, handle: OwnedFd, right: Right) -> Result<Judged, Refused> {
         let resolved = resolved_path(&handle)
             .ok_or_else(|| Refused::new(Errno::EACCES, None, "it has no path any more"))?;
         let refuse = |rule: &str| Refused::new(Errno::EACCES, Some(&resolved), rule);
-        let rule =
-            rule_for(&resolved, grants).map_err(|closed| refuse(&closed.rule).wanting(closed.wanted))?;
+        let (rule, on_the_way) = match self.rule_for(&resolved, right) {
+            Ok(rule) => (rule, false),
+            Err(_) if right == Right::See && self.is_on_the_way(&resolved) => {
+                ("on the way to what is granted".to_owned(), true)
+            }
+            Err(closed) => return Err(refuse(&closed.rule).wanting(closed.wanted)),
+        };
         let stat =
             fstat(&handle).map_err(|errno| Refused::new(from_rustix(errno), Some(&resolved), "fstat"))?;
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        if !matches!(kind, FileType::RegularFile | FileType::Directory | FileType::Symlink) {
-            return Err(refuse("no grant reaches devices, FIFOs and sockets"));
+        ordinary(&handle, &stat).map_err(refuse)?;
+        if protected::closes(&resolved, Some(&stat), right.writes()) {
+            return Err(refuse(protected::RULE));
         }
-        let magic = fstatfs(&handle).map_err(|_| refuse("its file system does not say what it is"))?.f_type;
-        if KERNELS_OWN.contains(&magic) {
-            return Err(refuse("no grant reaches the kernel's own file systems"));
+        if on_the_way && FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            return Err(refuse("not granted"));
         }
-        Ok(Judged { handle, stat, resolved, rule })
+        Ok(Judged { handle, stat, resolved, rule, on_the_way })
+    }
+
+    /// The place that `named` names, if the grants open it for `right`. `odd` is the answer where that is no plain name.
+    pub(super) fn place(&self, named: &Named, right: Right, odd: Errno) -> Result<Place, Refused> {
+        let path = named.path.as_slice();
+        let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
+        let (bare, slashes) = path.split_at(end);
+        let start = bare.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+        let (parent, name) = bare.split_at(start);
+        if matches!(name, b"" | b"." | b"..") {
+            return Err(Refused::new(odd, None, "that names no place"));
+        }
+        let (parent, name) = (Path::new(OsStr::from_bytes(parent)), OsStr::from_bytes(name).to_owned());
+        self.may_walk(parent, right)?;
+        let walk = Walk { follow: true, resolve: named.walk.resolve };
+        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::DIRECTORY;
+        let parent = match find_as(self.root, parent, flags, walk) {
+            Ok(parent) => parent,
+            Err(errno) => return Err(self.not_found(named.path(), errno, right)),
+        };
+        let folder = resolved_path(&parent)
+            .ok_or_else(|| Refused::new(Errno::ENOENT, None, "its folder has no path any more"))?;
+        let resolved = folder.join(&name);
+        let refuse = |rule: &str| Refused::new(Errno::EACCES, Some(&resolved), rule);
+        let rule =
+            self.rule_for(&resolved, right).map_err(|closed| refuse(&closed.rule).wanting(closed.wanted))?;
+        let stat =
+            fstat(&parent).map_err(|errno| Refused::new(from_rustix(errno), Some(&folder), "fstat"))?;
+        ordinary(&parent, &stat).map_err(refuse)?;
+        if protected::closes(&resolved, None, right.writes()) {
+            return Err(refuse(protected::RULE));
+        }
+        Ok(Place { parent, name, as_folder: !slashes.is_empty(), resolved, rule })
+    }
+
+    /// What stands in a place, a link itself and not where it leads. `None` if nothing does.
+    pub(super) fn standing(&self, place: &Place) -> Result<Option<Judged>, Refused> {
+        let walk = Walk { follow: false, resolve: ResolveFlags::empty() };
+        let handle = match find(place.parent.as_fd(), Path::new(&place.name), walk) {
+            Ok(handle) => handle,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(errno) => return Err(Refused::new(errno, Some(&place.resolved), place.rule.as_str())),
+        };
+        let refuse = |rule: &str| Refused::new(Errno::EACCES, Some(&place.resolved), rule);
+        let stat = fstat(&handle)
+            .map_err(|errno| Refused::new(from_rustix(errno), Some(&place.resolved), "fstat"))?;
+        ordinary(&handle, &stat).map_err(refuse)?;
+        if protected::closes(&place.resolved, Some(&stat), true) {
+            return Err(refuse(protected::RULE));
+        }
+        let (resolved, rule) = (place.resolved.clone(), place.rule.clone());
+        Ok(Some(Judged { handle, stat, resolved, rule, on_the_way: false }))
+    }
+
+    /// Whether what is at `from` may come to be at `to` as well, or instead: nothing may be granted there that is not
+    /// granted here, or a name would be a way to a right.
+    pub(super) fn may_come_to(&self, from: &Path, to: &Path) -> Result<(), Refused> {
+        let granted = |path: &Path, permission: &PluginPermission| {
+            Scope::path(path).is_ok_and(|scope| self.grants.judge(permission.name(), &scope).is_granted())
+        };
+        let gains =
+            Right::Both.permissions().iter().find(|right| granted(to, right) && !granted(from, right));
+        match gains {
+            None => Ok(()),
+            Some(gained) => {
+                let rule = format!("{} is granted there and not here", gained.name());
+                Err(Refused::new(Errno::EACCES, Some(from), rule))
+            }
+        }
+    }
+
+    /// Whether what is at `path` may go, or something come there, with everything below: a decision about a part of it would
+    /// come to be about something else.
+    pub(super) fn may_move(&self, path: &Path) -> Result<(), Refused> {
+        let refuse = |rule| Err(Refused::new(Errno::EACCES, Some(path), rule));
+        if self.grants.decides_below(path) {
+            return refuse("something was decided about a part of it");
+        }
+        if protected::is_below(path) { refuse(protected::RULE) } else { Ok(()) }
+    }
+
+    /// Whether an object that was judged for one thing is open for `right` too.
+    pub(super) fn opens(&self, judged: &Judged, right: Right) -> Result<(), Refused> {
+        let refuse = |rule: &str| Refused::new(Errno::EACCES, Some(&judged.resolved), rule);
+        match self.rule_for(&judged.resolved, right) {
+            Ok(_) => Ok(()),
+            Err(closed) => Err(refuse(&closed.rule).wanting(closed.wanted)),
+        }
+    }
+
+    /// Whether a part of the tree at `path` must not be read.
+    pub(super) fn denies_below(&self, path: &Path) -> bool {
+        self.grants.denies_below(PERMISSION_FILE_READ.name(), path) || protected::is_below(path)
     }
 
     /// The errno of a path that leads nowhere: the true one only where the plugin may look.
-    fn not_found(&self, asked: &Path, errno: Errno, grants: &Grants) -> Refused {
-        let within = |path: &Path| rule_for(path, grants);
+    fn not_found(&self, asked: &Path, errno: Errno, right: Right) -> Refused {
         // The nearest folder that exists decides: what is not there cannot be resolved. Those above it exist too, so that
         // a path of two thousand parts takes eleven looks.
         let ancestors: Vec<&Path> = asked.ancestors().skip(1).collect();
-        let missing = ancestors.partition_point(|ancestor| self.find(ancestor, true).is_err());
-        let nearest = ancestors
-            .get(missing)
-            .and_then(|path| self.find(path, true).ok())
-            .and_then(|h| resolved_path(&h));
+        let walk = Walk { follow: true, resolve: ResolveFlags::empty() };
+        let missing = ancestors.partition_point(|ancestor| self.find(ancestor, walk).is_err());
+        let nearest = ancestors.get(missing).and_then(|path| self.folder(path));
         let here = nearest.map(|nearest| match asked.file_name() {
             Some(name) => nearest.join(name),
             None => nearest,
         });
-        match here.as_deref().map(within) {
+        match here.as_deref().map(|path| self.rule_for(path, right)) {
             Some(Ok(rule)) => Refused::new(errno, here.as_deref(), rule),
             Some(Err(closed)) => Refused::new(Errno::EACCES, None, closed.rule).wanting(closed.wanted),
             None => Refused::new(Errno::EACCES, None, "not granted"),
         }
     }
+
+    /// The decision that opens `resolved`, in words; else the one that does not.
+    fn rule_for(&self, resolved: &Path, right: Right) -> Result<String, Closed> {
+        if !right.writes() && base::covers(resolved.as_os_str().as_bytes()) {
+            return Ok("base profile".to_owned());
+        }
+        // The object's own path has no link in it, and a scope is where it was when it was granted.
+        let Ok(scope) = Scope::path(resolved) else {
+            return Err(Closed { rule: "its path cannot be judged".to_owned(), wanted: None });
+        };
+        let judge = |permission: &PluginPermission| match self.grants.judge(permission.name(), &scope) {
+            Verdict::Granted(grant) => Ok(format!("granted: {grant}")),
+            Verdict::Denied(denial) => Err(Closed { rule: format!("denied: {denial}"), wanted: None }),
+            Verdict::NotGranted => {
+                let wanted = Some(permission.at(scope.clone()));
+                Err(Closed { rule: "not granted".to_owned(), wanted })
+            }
+        };
+        match right {
+            Right::Read => judge(&PERMISSION_FILE_READ),
+            Right::Write => judge(&PERMISSION_FILE_WRITE),
+            Right::Both => judge(&PERMISSION_FILE_READ).and_then(|_| judge(&PERMISSION_FILE_WRITE)),
+            Right::See => judge(&PERMISSION_FILE_READ)
+                .or_else(|closed| judge(&PERMISSION_FILE_WRITE).map_err(|_| closed)),
+        }
+    }
 }
 
 impl Judged {
-    /// Opens the very object that was judged, for reading.
-    pub(crate) fn open(&self) -> Result<OwnedFd, Errno> {
-        let again = format!("/proc/self/fd/{}", self.handle.as_fd().as_raw_fd());
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        rustix::fs::open(again, flags, Mode::empty()).map_err(from_rustix)
+    /// Opens the very object that was judged.
+    pub(super) fn open(&self, flags: OFlags) -> Result<OwnedFd, Errno> {
+        // Not even a lease of somebody else's holds a worker up.
+        let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        rustix::fs::open(by_handle(&self.handle), flags, Mode::empty()).map_err(from_rustix)
     }
 
-    pub(crate) fn kind(&self) -> FileType {
+    pub(super) fn kind(&self) -> FileType {
         FileType::from_raw_mode(self.stat.st_mode)
+    }
+
+    /// Why its contents must not change: it runs with rights that whoever writes it does not have. The kernel takes those
+    /// away on a write(2), and not on a store to shared memory.
+    pub(super) fn runs_with_rights(&self) -> bool {
+        let mode = self.stat.st_mode;
+        let capable = || {
+            let mut value = [0_u8; 64];
+            let found = rustix::fs::getxattr(by_handle(&self.handle), "security.capability", &mut value[..]);
+            mode & 0o111 != 0
+                && !matches!(found, Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP))
+        };
+        self.kind() == FileType::RegularFile && (mode & 0o6000 != 0 || capable())
     }
 }
 
@@ -177,77 +399,53 @@ struct Closed {
     wanted: Option<PluginPermission>,
 }
 
-/// The decision that opens `resolved`, in words; else the one that does not.
-fn rule_for(resolved: &Path, grants: &Grants) -> Result<String, Closed> {
-    if base::covers(resolved.as_os_str().as_bytes()) {
-        return Ok("base profile".to_owned());
+fn find(root: BorrowedFd<'_>, path: &Path, walk: Walk) -> Result<OwnedFd, Errno> {
+    let mut flags = OFlags::PATH | OFlags::CLOEXEC;
+    flags.set(OFlags::NOFOLLOW, !walk.follow);
+    find_as(root, path, flags, walk)
+}
+
+fn find_as(root: BorrowedFd<'_>, path: &Path, flags: OFlags, walk: Walk) -> Result<OwnedFd, Errno> {
+    // An absolute link stays inside the tree; a magic link leads out of any tree.
+    let resolve = walk.resolve | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    for _ in 0..TRIES {
+        match openat2(root, path, flags, Mode::empty(), resolve) {
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {} // a rename or mount was under way
+            other => return other.map_err(from_rustix),
+        }
     }
-    let closed = |rule: String, wanted| Err(Closed { rule, wanted });
-    // The object's own path has no link in it, and a scope is where it was when it was granted.
-    let Ok(scope) = Scope::path(resolved) else {
-        return closed("its path cannot be judged".to_owned(), None);
-    };
-    match grants.judge("file-read", &scope) {
-        Verdict::Granted(grant) => Ok(format!("granted: {grant}")),
-        Verdict::Denied(denial) => closed(format!("denied: {denial}"), None),
-        Verdict::NotGranted => closed("not granted".to_owned(), Some(PERMISSION_FILE_READ.at(scope))),
+    Err(Errno::EAGAIN)
+}
+
+/// A handle of what stands at `path` of the tree at `root`, which has no link in it.
+pub(super) fn find_plain(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
+    find(root, path, Walk { follow: false, resolve: ResolveFlags::NO_SYMLINKS })
+}
+
+/// Whether it is a file, a folder or a link, and in a file system that has such.
+fn ordinary(handle: &OwnedFd, stat: &Stat) -> Result<(), &'static str> {
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if !matches!(kind, FileType::RegularFile | FileType::Directory | FileType::Symlink) {
+        return Err("no grant reaches devices, FIFOs and sockets");
+    }
+    match fstatfs(handle) {
+        Err(_) => Err("its file system does not say what it is"),
+        Ok(of) if KERNELS_OWN.contains(&of.f_type) => Err("no grant reaches the kernel's own file systems"),
+        Ok(_) => Ok(()),
     }
 }
 
 /// Where an object is, with every link followed. `None` if it was removed, or is nowhere.
-fn resolved_path(handle: &OwnedFd) -> Option<PathBuf> {
+pub(super) fn resolved_path(handle: &OwnedFd) -> Option<PathBuf> {
     let path = std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd())).ok()?;
     let bytes = path.as_os_str().as_bytes();
     // The kernel marks a removed one like this; a file that really is called so is not worth the doubt.
     (bytes.starts_with(b"/") && !bytes.ends_with(b" (deleted)")).then_some(path)
 }
 
-/// A `struct stat` as this architecture's kernel writes it: stat(2).
-pub(crate) fn stat_bytes(stat: &Stat) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(144);
-    bytes.extend(stat.st_dev.to_ne_bytes());
-    bytes.extend(stat.st_ino.to_ne_bytes());
-    #[cfg(target_arch = "x86_64")]
-    {
-        bytes.extend(stat.st_nlink.to_ne_bytes());
-        bytes.extend(stat.st_mode.to_ne_bytes());
-        bytes.extend(stat.st_uid.to_ne_bytes());
-        bytes.extend(stat.st_gid.to_ne_bytes());
-        bytes.extend([0; 4]);
-        bytes.extend(stat.st_rdev.to_ne_bytes());
-        bytes.extend(stat.st_size.to_ne_bytes());
-        bytes.extend(stat.st_blksize.to_ne_bytes());
-        bytes.extend(stat.st_blocks.to_ne_bytes());
-    }
-    #[cfg(target_arch = "aarch64")]
-    {
-        bytes.extend(stat.st_mode.to_ne_bytes());
-        bytes.extend(stat.st_nlink.to_ne_bytes());
-        bytes.extend(stat.st_uid.to_ne_bytes());
-        bytes.extend(stat.st_gid.to_ne_bytes());
-        bytes.extend(stat.st_rdev.to_ne_bytes());
-        bytes.extend([0; 8]);
-        bytes.extend(stat.st_size.to_ne_bytes());
-        bytes.extend(stat.st_blksize.to_ne_bytes());
-        bytes.extend([0; 4]);
-        bytes.extend(stat.st_blocks.to_ne_bytes());
-    }
-    for (seconds, nanos) in [
-        (stat.st_atime, stat.st_atime_nsec),
-        (stat.st_mtime, stat.st_mtime_nsec),
-        (stat.st_ctime, stat.st_ctime_nsec),
-    ] {
-        bytes.extend(seconds.to_ne_bytes());
-        bytes.extend(nanos.to_ne_bytes());
-    }
-    bytes.resize(base::STAT_BYTES, 0);
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shared::policy::PERMISSION_FILE_READ;
 
     fn host_root() -> OwnedFd {
         rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap()
@@ -259,7 +457,8 @@ mod tests {
         let real = Scope::path(scope.canonicalize().unwrap()).ok();
         let mut grants = Grants::default();
         grants.grant(PERMISSION_FILE_READ.scoped_to_path(scope).unwrap(), real);
-        let verdict = Tree::new(root.as_fd(), false).judge(path.as_os_str().as_bytes(), true, &grants);
+        let named = Named::absolute(path.as_os_str().as_bytes().to_vec());
+        let verdict = Tree::new(root.as_fd(), &grants, false).judge(&named, Right::Read);
         verdict.map(|judged| judged.resolved).map_err(|refused| refused.errno)
     }
 

@@ -1,0 +1,43 @@
+//! Calls that change an object by a descriptor of it: fchmod(2), fchown(2), futimens(3).
+//!
+//! Runs in the host, on a worker. The descriptor says which object is meant, and nothing else: whether it may be changed is
+//! judged by where it is now, as if it had been named.
+
+use nix::errno::Errno;
+use rustix::fs::ResolveFlags;
+
+use super::super::requests::{Answer, Request};
+use super::change::Times;
+use super::named::{Named, Walk};
+
+/// Serves a call by descriptor; `None` if this is none.
+pub(super) fn serve(request: &Request<'_>) -> Option<Answer> {
+    let number = request.int(0).cast_signed();
+    let answer = match request.nr() {
+        libc::SYS_fchmod => request.named_by(number).map(|named| request.chmod(&named, request.int(1))),
+        libc::SYS_fchown => {
+            request.named_by(number).map(|named| request.chown(&named, request.int(1), request.int(2)))
+        }
+        // With a path, it is the path's.
+        libc::SYS_utimensat => request.times_by(number, Times::Nanoseconds),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_futimesat => request.times_by(number, Times::Microseconds),
+        _ => return None,
+    };
+    Some(answer.unwrap_or_else(Answer::Errno))
+}
+
+impl Request<'_> {
+    fn times_by(&self, number: i32, written: Times) -> Result<Answer, Errno> {
+        let (named, times) = (self.named_by(number)?, self.times(self.arg(2), written)?);
+        Ok(self.set_times(&named, &times))
+    }
+
+    /// The name of what the caller holds this descriptor of.
+    fn named_by(&self, number: i32) -> Result<Named, Errno> {
+        let (path, stat) = self.held(number)?;
+        let walk = Walk { follow: false, resolve: ResolveFlags::NO_SYMLINKS };
+        let path = path.into_os_string().into_encoded_bytes();
+        Ok(Named { path, walk, object: Some((stat.st_dev, stat.st_ino)) })
+    }
+}

@@ -1,0 +1,143 @@
+//! What is the host's own, and no grant reaches: its records, and, for writing, what its plugins are loaded from.
+//!
+//! Runs in the host. One list for the whole process, so that no manager's plugin writes what another's is loaded from.
+//! Judged on where an object really is, and on which object it is: another name does not help.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
+
+use rustix::fs::Stat;
+
+/// The rule that refuses what is here.
+pub(crate) const RULE: &str = "it is the host's own";
+
+/// Which file it is, whatever it is called.
+type Identity = (u64, u64);
+
+#[derive(Debug, Default)]
+struct Protected {
+    /// Files, and trees, that no grant reaches.
+    closed: BTreeMap<PathBuf, Option<Identity>>,
+    /// Files that plugins were loaded from: they are not written.
+    loaded: BTreeMap<PathBuf, Option<Identity>>,
+    /// The folders of those: nothing is put there, taken from there or put in another's place.
+    folders: BTreeSet<PathBuf>,
+}
+
+static PROTECTED: RwLock<Option<Protected>> = RwLock::new(None);
+
+fn change(change: impl FnOnce(&mut Protected)) {
+    change(PROTECTED.write().unwrap_or_else(PoisonError::into_inner).get_or_insert_default());
+}
+
+fn look(look: impl FnOnce(&Protected) -> bool) -> bool {
+    PROTECTED.read().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(look)
+}
+
+fn identity(path: &Path) -> Option<Identity> {
+    path.metadata().ok().filter(|of| of.is_file()).map(|of| (of.dev(), of.ino()))
+}
+
+/// Where `path` really is, also if it is not there yet.
+fn real(path: &Path) -> PathBuf {
+    let in_its_folder = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+    path.canonicalize().ok().or_else(in_its_folder).unwrap_or_else(|| path.to_owned())
+}
+
+/// From now on no grant reaches the file or tree at `path`, nor a file beside it whose name goes on after a dot.
+pub(crate) fn protect(path: &Path) {
+    let real = real(path);
+    let identity = identity(&real);
+    change(|list| {
+        list.closed.insert(real, identity);
+    });
+}
+
+/// From now on no grant writes this file, from which a plugin is loaded, or what stands in its folder.
+pub(crate) fn protect_loaded(path: &Path) {
+    let real = real(path);
+    let identity = identity(&real);
+    change(|list| {
+        list.folders.extend(real.parent().map(Path::to_owned));
+        list.loaded.insert(real, identity);
+    });
+}
+
+/// Whether what is at `resolved` is closed whatever is granted: for writing, or for reading.
+pub(crate) fn closes(resolved: &Path, stat: Option<&Stat>, writing: bool) -> bool {
+    let object = stat.map(|stat| (stat.st_dev, stat.st_ino));
+    // The number may be another file's since: then the path no longer leads to it.
+    let is = |(path, known): (&PathBuf, &Option<Identity>)| {
+        known.is_some() && *known == object && identity(path) == *known
+    };
+    look(|list| {
+        let closed = list.closed.iter().any(|own| reaches(own.0, resolved) || is(own));
+        let written = || {
+            list.folders.contains(resolved)
+                || resolved.parent().is_some_and(|folder| list.folders.contains(folder))
+                || list.loaded.iter().any(is)
+        };
+        closed || (writing && written())
+    })
+}
+
+/// Whether something of the host's own is below `path`, which must stay where it is.
+pub(crate) fn is_below(path: &Path) -> bool {
+    look(|list| list.closed.keys().chain(&list.folders).any(|own| own.starts_with(path)))
+}
+
+/// Whether `path` is `own`, below it, or beside it under a name that goes on after a dot: `audit.jsonl.1`.
+fn reaches(own: &Path, path: &Path) -> bool {
+    let beside = || {
+        let rest = path.file_name()?.as_bytes().strip_prefix(own.file_name().map(OsStr::as_bytes)?)?;
+        Some(own.parent() == path.parent() && rest.starts_with(b"."))
+    };
+    path.starts_with(own) || beside().unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn closed(path: &Path, writing: bool) -> bool {
+        let stat = rustix::fs::stat(path).ok();
+        closes(path, stat.as_ref(), writing)
+    }
+
+    #[test]
+    fn what_is_the_hosts_own_is_closed_under_whichever_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().canonicalize().unwrap().join(name);
+        std::fs::write(at("audit"), "record").unwrap();
+        std::fs::write(at("other"), "other").unwrap();
+        std::fs::hard_link(at("audit"), at("alias")).unwrap();
+        protect(&at("audit"));
+        for name in ["audit", "audit.1", "audit.2.gz", "audit/below", "alias"] {
+            assert!(closed(&at(name), false), "{name}");
+        }
+        for name in ["other", "audit2", "audi", ""] {
+            assert!(!closed(&at(name), true), "{name}");
+        }
+        assert!(is_below(&at("")) && !is_below(&at("other")));
+    }
+
+    #[test]
+    fn what_a_plugin_is_loaded_from_is_read_and_never_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().canonicalize().unwrap().join(name);
+        std::fs::create_dir_all(at("plugins/data")).unwrap();
+        std::fs::write(at("plugins/plugin.so"), "code").unwrap();
+        std::fs::hard_link(at("plugins/plugin.so"), at("alias")).unwrap();
+        protect_loaded(&at("plugins/plugin.so"));
+        for name in ["plugins", "plugins/plugin.so", "plugins/new", "alias"] {
+            assert!(closed(&at(name), true), "{name}");
+            assert!(!closed(&at(name), false), "{name}");
+        }
+        assert!(!closed(&at("plugins/data/file"), true), "what is deeper is not what is loaded");
+        assert!(is_below(&at("plugins")));
+    }
+}

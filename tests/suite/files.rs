@@ -1,0 +1,413 @@
+//! Files under `file-read` and `file-write`: all that works when it is granted, and that no name, folder, link or move is a
+//! way to what is not.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use rig::plugins::Attempts;
+use rig::unconfined::{self, Outcome};
+use rig::{Answer, Scratch, probe, probe_with};
+use sandbox_core::{
+    PERMISSION_FILE_READ, PERMISSION_FILE_WRITE, PluginPermission, PluginPolicy, PluginSandbox,
+    PluginSandboxManager, ResourceLimits,
+};
+
+const REFUSED: Answer = Answer::Errno(libc::EACCES);
+
+fn read(path: &str) -> PluginPermission {
+    PERMISSION_FILE_READ.scoped_to_path(path).expect("absolute")
+}
+
+fn write(path: &str) -> PluginPermission {
+    PERMISSION_FILE_WRITE.scoped_to_path(path).expect("absolute")
+}
+
+fn granted(permissions: impl IntoIterator<Item = PluginPermission>) -> PluginSandbox {
+    probe_with(PluginPolicy::new().permissions(permissions))
+}
+
+fn got(contents: &str) -> Answer {
+    Answer::Got(contents.into())
+}
+
+/// What a tour wants to find.
+fn furnished(scratch: &Scratch, name: &str) -> String {
+    scratch.file(&format!("{name}/a"), "contents");
+    scratch.file(&format!("{name}/d/inner"), "inside");
+    scratch.link(&format!("{name}/l"), "a");
+    scratch.at(name)
+}
+
+/// One thing that the probe does by the standard library.
+fn by_std(plugin: &PluginSandbox, operation: &str, paths: &[&str]) -> Answer {
+    plugin
+        .attempt("fs", std::iter::once(operation).chain(paths.iter().copied()).collect::<Vec<_>>().join("\n"))
+}
+
+#[test]
+fn whatever_is_granted_works_as_it_does_outside() {
+    let scratch = Scratch::new();
+    for tour in ["tour", "tour_c"] {
+        let outside = unconfined::attempt(tour, &furnished(&scratch, &format!("{tour}-outside")));
+        let Outcome::Answered(outside) = outside else { panic!("{outside:?}") };
+        let inside = furnished(&scratch, &format!("{tour}-inside"));
+        let plugin = granted([read(&inside), write(&inside)]);
+        let inside = plugin.attempt(tour, &inside);
+        let (outside, inside) = (outside.text(), inside.text());
+        for (outside, inside) in outside.lines().zip(inside.lines()) {
+            assert_eq!(inside, outside, "{tour}");
+        }
+        assert_eq!(inside.lines().count(), outside.lines().count());
+        assert!(outside.lines().filter(|line| line.contains(": ok")).count() > 30, "{outside}");
+    }
+}
+
+#[test]
+fn without_a_grant_nothing_of_it_works_and_nothing_is_changed() {
+    let scratch = Scratch::new();
+    let folder = furnished(&scratch, "folder");
+    for plugin in [probe(), granted([read(&scratch.folder("other")), write(&scratch.folder("other"))])] {
+        let answers = plugin.attempt("tour", &folder).text();
+        for line in answers.lines() {
+            assert!(line.ends_with(": errno 13"), "{line}");
+        }
+        assert_eq!(plugin.attempt("tour_c", &folder), REFUSED);
+    }
+    let mut names: Vec<_> =
+        fs::read_dir(&folder).expect("ours").flatten().map(|entry| entry.file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["a", "d", "l"]);
+    assert_eq!(fs::read_to_string(format!("{folder}/a")).expect("ours"), "contents");
+}
+
+#[test]
+fn reading_and_writing_are_granted_apart() {
+    let scratch = Scratch::new();
+    let tree = scratch.folder("tree");
+    let file = scratch.file("tree/file", "contents");
+    let at = |name: &str| scratch.at(&format!("tree/{name}"));
+    let reader = granted([read(&tree)]);
+    let writer = granted([write(&tree)]);
+    let new = at("new");
+    for (operation, paths, by_reader, by_writer) in [
+        ("read", vec![file.as_str()], got("contents"), REFUSED),
+        ("names", vec![&tree], got("file"), REFUSED),
+        ("stat", vec![&file], got("8"), got("8")),
+        ("exists", vec![&new], got("false"), got("false")),
+        ("readlink", vec![&file], Answer::Errno(libc::EINVAL), Answer::Errno(libc::EINVAL)),
+        ("read and write", vec![&file], REFUSED, REFUSED),
+        ("append", vec![&file], REFUSED, got("")),
+        ("read what is written only", vec![&file], REFUSED, Answer::Errno(libc::EBADF)),
+        ("set times", vec![&file], REFUSED, got("1000000000")),
+        ("chmod", vec![&file], REFUSED, got("100600")),
+        ("set length", vec![&file], REFUSED, got("")),
+        ("create new to write", vec![&file], REFUSED, Answer::Errno(libc::EEXIST)),
+        ("create new", vec![&new], REFUSED, REFUSED),
+        ("create new to write", vec![&new], REFUSED, got("")),
+        ("make folder", vec![&at("folder")], REFUSED, got("")),
+        ("rename", vec![&new, &at("folder/new")], REFUSED, got("")),
+        ("unlink", vec![&at("folder/new")], REFUSED, got("")),
+        ("remove folder", vec![&at("folder")], REFUSED, got("")),
+        ("write", vec![&file], REFUSED, got("")),
+    ] {
+        assert_eq!(by_std(&reader, operation, &paths), by_reader, "{operation} by the reader");
+        assert_eq!(by_std(&writer, operation, &paths), by_writer, "{operation} by the writer");
+    }
+    assert_eq!(fs::read_to_string(&file).expect("ours"), "written");
+}
+
+#[test]
+fn what_is_made_is_the_hosts_users_and_as_the_plugins_umask_says() {
+    let scratch = Scratch::new();
+    let tree = scratch.folder("tree");
+    let plugin = granted([read(&tree), write(&tree)]);
+    let (file, folder) = (scratch.at("tree/file"), scratch.at("tree/folder"));
+    for (umask, of_file, of_folder) in [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700), (0, 0o666, 0o777)] {
+        assert!(plugin.attempt("syscall", format!("{} {umask}", libc::SYS_umask)).got_it());
+        assert_eq!(by_std(&plugin, "create new", &[&file]), got(""));
+        assert_eq!(by_std(&plugin, "make folder", &[&folder]), got(""));
+        for (path, mode) in [(&file, of_file), (&folder, of_folder)] {
+            let of = fs::metadata(path).expect("it was made");
+            assert_eq!(of.mode() & 0o7777, mode, "{path} under {umask:o}");
+            assert_eq!(of.uid(), nix::unistd::geteuid().as_raw());
+        }
+        fs::remove_file(&file).expect("ours");
+        fs::remove_dir(&folder).expect("ours");
+    }
+}
+
+#[test]
+fn no_file_comes_to_run_with_rights_of_its_own() {
+    let scratch = Scratch::new();
+    let tree = scratch.folder("tree");
+    let plugin = granted([read(&tree), write(&tree)]);
+    let new = scratch.at("tree/new");
+    assert!(by_std(&plugin, "create with every mode", &[&new]).got_it());
+    assert_eq!(fs::metadata(&new).expect("it was made").mode() & 0o7000, 0);
+    assert_eq!(by_std(&plugin, "chmod all", &[&new]), got("100777"));
+    let Outcome::Answered(outside) = unconfined::attempt("fs", &format!("chmod all\n{new}")) else {
+        panic!("the control answers")
+    };
+    assert_eq!(outside, got("107777"), "outside they are set");
+    for operation in ["append", "set length", "read and write"] {
+        assert_eq!(by_std(&plugin, operation, &[&new]), REFUSED, "{operation}: what has them is not written");
+    }
+    assert_eq!(by_std(&plugin, "chmod all", &[&new]), got("107777"), "what it had it may keep");
+    assert_eq!(by_std(&plugin, "chmod", &[&new]), got("100600"));
+    assert!(by_std(&plugin, "append", &[&new]).got_it(), "and without them it is a file as any other");
+    assert_eq!(by_std(&plugin, "give away", &[&new]), Answer::Errno(libc::EPERM));
+}
+
+#[test]
+fn a_file_of_its_own_making_is_shared_memory_and_never_code() {
+    let scratch = Scratch::new();
+    let tree = scratch.folder("tree");
+    let file = scratch.at("tree/file");
+    let plugin = granted([read(&tree), write(&tree)]);
+    assert_eq!(by_std(&plugin, "map", &[&file]), got("mine"));
+    assert!(unconfined::attempt("fs", &format!("map as code\n{}", scratch.at("tree/control"))).reached());
+    assert_eq!(by_std(&plugin, "map as code", &[&file]), Answer::Errno(libc::EPERM));
+}
+
+#[test]
+fn nothing_is_moved_or_linked_to_where_more_is_granted() {
+    let scratch = Scratch::new();
+    let [wo, ro, rw] = ["wo", "ro", "rw"].map(|name| scratch.folder(name));
+    for name in ["wo", "ro", "rw"] {
+        scratch.file(&format!("{name}/file"), name);
+        scratch.file(&format!("{name}/folder/file"), name);
+    }
+    let plugin = granted([write(&wo), read(&ro), read(&rw), write(&rw)]);
+    let at = |name: &str| scratch.at(name);
+    for (operation, from, to, expected) in [
+        ("rename", "wo/file", "rw/moved", REFUSED),
+        ("rename", "wo/folder", "rw/moved", REFUSED),
+        ("link", "wo/file", "rw/linked", REFUSED),
+        ("rename", "ro/file", "rw/moved", REFUSED),
+        ("link", "ro/file", "rw/linked", REFUSED),
+        ("link", "ro/file", "wo/linked", REFUSED),
+        ("rename", "rw/file", "ro/moved", REFUSED),
+        // Where less is granted, or as much, it may come.
+        ("link", "rw/file", "wo/linked", got("")),
+        ("rename", "rw/file", "wo/moved", got("")),
+        ("rename", "wo/moved", "wo/again", got("")),
+        ("rename", "wo/again", "rw/file", REFUSED),
+        ("rename", "rw/folder", "rw/folder2", got("")),
+    ] {
+        let answer = by_std(&plugin, operation, &[&at(from), &at(to)]);
+        assert_eq!(answer, expected, "{operation} {from} {to}");
+    }
+    for path in ["rw/moved", "rw/linked", "wo/linked2"] {
+        assert!(!Path::new(&at(path)).exists(), "{path}");
+    }
+}
+
+#[test]
+fn a_revoked_part_stays_closed_whatever_is_moved_linked_or_climbed_around_it() {
+    let scratch = Scratch::new();
+    let tree = scratch.folder("tree");
+    scratch.file("tree/up/part/secret", "secret");
+    scratch.file("tree/up/beside", "beside");
+    scratch.folder("tree/other");
+    let at = |name: &str| scratch.at(&format!("tree/{name}"));
+    let (part, secret) = (at("up/part"), at("up/part/secret"));
+    let plugin = granted([read(&tree), write(&tree)]);
+    assert_eq!(by_std(&plugin, "read", &[&secret]), got("secret"));
+    assert!(by_std(&plugin, "names", &[&at("up")]).got_it(), "listed as long as all of it is granted");
+    plugin.revoke_permission(&read(&part));
+    for (operation, paths) in [
+        ("read", vec![secret.clone()]),
+        ("rename", vec![at("up"), at("down")]),
+        ("rename", vec![part.clone(), at("down")]),
+        ("rename", vec![secret.clone(), at("other/known")]),
+        ("rename", vec![at("other"), at("up")]),
+        ("link", vec![secret.clone(), at("other/known")]),
+        ("read", vec![at("other/../up/part/secret")]),
+        ("names", vec![part.clone()]),
+        // Its names and sizes could be seen through the folder's descriptor.
+        ("names", vec![at("up")]),
+        ("names", vec![tree.clone()]),
+        ("go", vec![at("up"), "part/secret".to_owned()]),
+        ("go", vec![at("up/part"), "secret".to_owned()]),
+    ] {
+        let answer = by_std(&plugin, operation, &paths.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(answer, REFUSED, "{operation} {paths:?}");
+    }
+    assert_eq!(by_std(&plugin, "symlink", &["../up/part/secret", &at("other/soft")]), got(""));
+    assert_eq!(by_std(&plugin, "read", &[&at("other/soft")]), REFUSED, "a link is judged by where it leads");
+    assert_eq!(by_std(&plugin, "go", &[&at("up"), "beside"]), got(&format!("{} beside", at("up"))));
+    assert_eq!(by_std(&plugin, "rename", &[&at("up/beside"), &at("other/beside")]), got(""));
+    assert_eq!(fs::read_to_string(&secret).expect("it is where it was"), "secret");
+    // The control: granted again, it is moved.
+    plugin.grant_permission(read(&part));
+    assert_eq!(by_std(&plugin, "names", &[&at("up")]), got("part/"));
+    assert_eq!(by_std(&plugin, "rename", &[&part, &at("down")]), got(""));
+    assert_eq!(by_std(&plugin, "read", &[&at("down/secret")]), got("secret"));
+}
+
+#[test]
+fn what_is_no_ordinary_file_is_not_changed_either() {
+    let scratch = Scratch::new();
+    let tree = scratch.folder("tree");
+    let fifo = scratch.fifo("tree/fifo");
+    let plugin = granted([PERMISSION_FILE_READ, PERMISSION_FILE_WRITE]);
+    for operation in ["read", "write", "append", "unlink", "chmod", "set length", "names"] {
+        assert_eq!(by_std(&plugin, operation, &[&fifo]), REFUSED, "{operation} a FIFO");
+    }
+    assert_eq!(by_std(&plugin, "rename", &[&fifo, &scratch.at("tree/moved")]), REFUSED);
+    assert_eq!(by_std(&plugin, "link", &[&fifo, &scratch.at("tree/linked")]), REFUSED);
+    for path in ["/proc/self/comm", "/proc/sys/kernel/hostname", "/dev/full", "/sys/kernel/uevent_seqnum"] {
+        assert_eq!(by_std(&plugin, "append", &[path]), REFUSED, "{path}");
+    }
+    assert_eq!(by_std(&plugin, "make folder", &["/sys/kernel/probe"]), REFUSED);
+    assert_eq!(by_std(&plugin, "names", &["/proc"]), REFUSED);
+    assert_eq!(by_std(&plugin, "write", &[&scratch.at("tree/new")]), got(""), "an ordinary one is");
+    let device = plugin.attempt("syscall", format!("{} -100 s:{tree}/null 8630 259", libc::SYS_mknodat));
+    assert_eq!(device, REFUSED);
+}
+
+#[test]
+fn what_a_path_outside_leads_to_is_not_told_by_any_call() {
+    let scratch = Scratch::new();
+    scratch.file("there", "x");
+    scratch.folder("folder");
+    scratch.file("folder/below", "x");
+    let tree = scratch.folder("tree");
+    scratch.file("tree/file", "x");
+    let plugin = granted([read(&tree), write(&tree)]);
+    for operation in [
+        "write",
+        "append",
+        "create new",
+        "set length",
+        "make folder",
+        "make folders",
+        "names",
+        "stat",
+        "lstat",
+        "readlink",
+        "unlink",
+        "remove folder",
+        "remove all",
+        "chmod",
+        "set times",
+        "canonicalize",
+        "exists",
+    ] {
+        for path in
+            ["there", "not-there", "folder", "folder/below", "folder/not-there", "there/below", "not/there"]
+        {
+            let answer = by_std(&plugin, operation, &[&scratch.at(path)]);
+            assert_eq!(answer, REFUSED, "{operation} {path}");
+        }
+    }
+    for (operation, from, to) in [
+        ("rename", "there", "tree/new"),
+        ("rename", "not-there", "tree/new"),
+        ("rename", "tree/file", "there"),
+        ("rename", "tree/file", "not-there"),
+        ("link", "there", "tree/new"),
+        ("link", "not-there", "tree/new"),
+        ("link", "tree/file", "there"),
+        ("link", "tree/file", "not-there"),
+        ("go", "folder", "below"),
+        ("go", "not-there", "below"),
+    ] {
+        let answer = by_std(&plugin, operation, &[&scratch.at(from), &scratch.at(to)]);
+        assert_eq!(answer, REFUSED, "{operation} {from} {to}");
+    }
+}
+
+#[test]
+fn of_the_folders_above_what_is_granted_it_is_told_that_they_are_folders() {
+    let scratch = Scratch::new();
+    let tree = scratch.folder("above/tree");
+    let file = scratch.file("above/tree/file", "contents");
+    scratch.file("above/beside", "secret");
+    let above = scratch.at("above");
+    let plugin = granted([read(&tree), write(&tree)]);
+    assert_eq!(by_std(&plugin, "stat", &[&above]), got("folder"));
+    assert_eq!(plugin.attempt("stat", &above), got("0 40555"), "and nothing else of them");
+    assert_eq!(by_std(&plugin, "canonicalize", &[&file]), got(&file), "which looks at each of them");
+    assert_eq!(by_std(&plugin, "make folder", &[&above]), Answer::Errno(libc::EEXIST));
+    assert_eq!(by_std(&plugin, "go", &[&above, "tree/file"]), got(&format!("{above} contents")));
+    for (operation, path) in [("names", &above), ("read", &scratch.at("above/beside")), ("chmod", &above)] {
+        assert_eq!(by_std(&plugin, operation, &[path]), REFUSED, "{operation} {path}");
+    }
+    assert_eq!(probe().attempt("stat", &above), REFUSED, "nor to whom nothing below is granted");
+}
+
+#[test]
+fn what_is_the_hosts_own_no_grant_reaches() {
+    let scratch = Scratch::new();
+    let (records, rotated) = (scratch.file("own/records", "records"), scratch.file("own/records.1", "old"));
+    let other = scratch.file("own/other", "other");
+    let library = scratch.at("plugins/probe.so");
+    scratch.folder("plugins/data");
+    fs::copy(rig::library("probe"), &library).expect("ours");
+    let manager = PluginSandboxManager::new();
+    manager.protect(&records);
+    let everything = PluginPolicy::new().permissions([PERMISSION_FILE_READ, PERMISSION_FILE_WRITE]);
+    manager.register_plugin("probe", everything).expect("a new one");
+    manager.load_plugin("probe", &library).expect("it loads");
+    manager.activate_plugin("probe", ()).expect("it is activated");
+    let plugin = manager.create_sandbox("probe").expect("it is registered");
+    for path in [&records, &rotated] {
+        for operation in ["read", "append", "unlink", "stat", "chmod"] {
+            assert_eq!(by_std(&plugin, operation, &[path]), REFUSED, "{operation} {path}");
+        }
+        assert_eq!(by_std(&plugin, "rename", &[path, &scratch.at("own/moved")]), REFUSED);
+        assert_eq!(by_std(&plugin, "rename", &[&other, path]), REFUSED);
+    }
+    assert_eq!(by_std(&plugin, "rename", &[&scratch.at("own"), &scratch.at("moved")]), REFUSED);
+    assert_eq!(by_std(&plugin, "read", &[&other]), got("other"), "what is beside it is reached");
+    // What a plugin is loaded from is read, and not written; a hard link to it is the same file.
+    let alias = scratch.at("alias");
+    fs::hard_link(&library, &alias).expect("ours");
+    for path in [&library, &alias] {
+        assert!(plugin.attempt("open_c", path).got_it());
+        for operation in ["append", "set length", "chmod", "unlink"] {
+            assert_eq!(by_std(&plugin, operation, &[path]), REFUSED, "{operation} {path}");
+        }
+    }
+    assert_eq!(by_std(&plugin, "write", &[&scratch.at("plugins/new.so")]), REFUSED);
+    assert_eq!(by_std(&plugin, "rename", &[&other, &scratch.at("plugins/new.so")]), REFUSED);
+    assert_eq!(by_std(&plugin, "rename", &[&scratch.at("plugins"), &scratch.at("moved")]), REFUSED);
+    assert_eq!(by_std(&plugin, "write", &[&scratch.at("plugins/data/new")]), got(""));
+}
+
+#[test]
+fn a_file_grows_as_far_as_its_limit_and_no_further() {
+    let scratch = Scratch::new();
+    let tree = scratch.folder("tree");
+    let file = scratch.file("tree/file", "");
+    let limits = ResourceLimits::default().max_file_size_mb(1);
+    let policy = PluginPolicy::new().permissions([read(&tree), write(&tree)]).limits(limits.clone());
+    let plugin = probe_with(policy);
+    let truncate = |bytes: u64| plugin.attempt("syscall", format!("{} s:{file} {bytes}", libc::SYS_truncate));
+    let (just_under, just_over) = (1 << 20, (1 << 20) + 1);
+    assert!(truncate(just_under).got_it());
+    assert_eq!(truncate(just_over), Answer::Errno(libc::EFBIG));
+    // A write at the end, which the kernel holds.
+    assert_eq!(by_std(&plugin, "append", &[&file]), Answer::Errno(libc::EFBIG));
+    plugin.set_resource_limits(limits.max_file_size_mb(2)).expect("it can be raised");
+    assert!(by_std(&plugin, "append", &[&file]).got_it());
+    assert!(truncate(just_over).got_it());
+    assert!(plugin.attempt("echo", "x").got_it(), "it lives");
+}
+
+#[test]
+fn a_held_descriptor_changes_nothing_that_is_not_granted_any_more() {
+    let scratch = Scratch::new();
+    let tree = scratch.folder("tree");
+    let file = scratch.file("tree/file", "contents");
+    fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).expect("ours");
+    let plugin = granted([read(&tree), write(&tree)]);
+    let number = plugin.attempt("held_open", format!("r\n{file}")).text();
+    let chmod = |mode: u32| plugin.attempt("held_chmod", format!("{number}\n{mode}"));
+    assert!(chmod(0o600).got_it());
+    plugin.revoke_permission(&write(&tree));
+    assert_eq!(chmod(0o666), REFUSED);
+    assert_eq!(fs::metadata(&file).expect("ours").mode() & 0o777, 0o600);
+}
