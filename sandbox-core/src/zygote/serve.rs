@@ -20,15 +20,16 @@ use crate::shared::sys::{inherited, signals};
 use crate::shared::wire::WIRE_VERSION;
 use crate::shared::wire::packets;
 use crate::shared::wire::report::{Call, Step};
-use crate::shared::wire::zygote::{FromZygote, HelperId, ToZygote};
+use crate::shared::wire::zygote::{FromZygote, HelperId, Task, TaskId, ToZygote};
 
 /// What a helper keeps of the bounding set until it drops it itself; the rest is cut here, once for all helpers.
-const STILL_NEEDED: [caps::Capability; 5] = [
+const STILL_NEEDED: [caps::Capability; 6] = [
     caps::Capability::CAP_SYS_ADMIN,
     caps::Capability::CAP_SYS_CHROOT,
     caps::Capability::CAP_SETPCAP,
     caps::Capability::CAP_SETUID,
     caps::Capability::CAP_SETGID,
+    caps::Capability::CAP_SETFCAP, // to map the zygote's 0 into a namespace of one's own: user_namespaces(7)
 ];
 
 /// Prepares what all helpers share, then serves until the host is gone.
