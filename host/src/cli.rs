@@ -45,7 +45,7 @@ events to stderr.
 
 Limits and their defaults; `none` lifts one, where it counts:
   max_memory_mb=100  max_cpu_time_sec=10  max_file_handles=10
-  max_file_size_mb=1024  max_network_connections=5  max_threads=16
+  max_file_size_mb=1024  max_network_connections=5  max_threads=16  max_processes=8
   max_message_bytes=16777216
   load_timeout=5s  activate_timeout=5s  deactivate_timeout=5s  call_timeout=5s
 

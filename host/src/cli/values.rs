@@ -31,13 +31,14 @@ enum Kind {
     Timeout(SetTimeout),
 }
 
-const LIMITS: [(&str, Kind); 11] = [
+const LIMITS: [(&str, Kind); 12] = [
     ("max_memory_mb", Kind::Count(|limits, value| limits.max_memory_mb = value)),
     ("max_cpu_time_sec", Kind::Count(|limits, value| limits.max_cpu_time_sec = value)),
     ("max_file_handles", Kind::Count(|limits, value| limits.max_file_handles = value)),
     ("max_network_connections", Kind::Count(|limits, value| limits.max_network_connections = value)),
     ("max_file_size_mb", Kind::Count(|limits, value| limits.max_file_size_mb = value)),
     ("max_threads", Kind::Count(|limits, value| limits.max_threads = value)),
+    ("max_processes", Kind::Count(|limits, value| limits.max_processes = value)),
     ("max_message_bytes", Kind::Bytes),
     ("load_timeout", Kind::Timeout(|limits, value| limits.load_timeout = value)),
     ("activate_timeout", Kind::Timeout(|limits, value| limits.activate_timeout = value)),
@@ -170,6 +171,7 @@ mod tests {
             ("max_file_handles=0", default().max_file_handles(0)),
             ("max_network_connections=1", default().max_network_connections(1)),
             ("max_threads=2", default().max_threads(2)),
+            ("max_processes=2", default().max_processes(2)),
             ("max_message_bytes=4096", default().max_message_bytes(4096)),
             ("load_timeout=1s", default().load_timeout(second)),
             ("activate_timeout=1000ms", default().activate_timeout(second)),

@@ -119,6 +119,7 @@ pub(crate) fn limits(limits: &ResourceLimits) -> Value {
         "max_network_connections": limits.max_network_connections,
         "max_file_size_mb": limits.max_file_size_mb,
         "max_threads": limits.max_threads,
+        "max_processes": limits.max_processes,
         "max_message_bytes": limits.max_message_bytes,
         "load_timeout_ms": milliseconds(limits.load_timeout),
         "activate_timeout_ms": milliseconds(limits.activate_timeout),

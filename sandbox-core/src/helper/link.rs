@@ -45,7 +45,7 @@ struct Inbox {
 impl Link {
     /// The channel that the zygote has put at numbers 3 and 4.
     pub(crate) fn inherited() -> Result<Self, Errno> {
-        let file = |number| inherited::take(number).map(|fd: OwnedFd| File::from(fd));
+        let file = |number| inherited::take_for_good(number).map(|fd: OwnedFd| File::from(fd));
         Ok(Self {
             input: file(IN_FD)?,
             output: Mutex::new(file(OUT_FD)?),

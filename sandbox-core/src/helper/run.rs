@@ -31,7 +31,7 @@ pub(crate) fn main() -> ! {
     let empty_root = root::enter(plan.root, &mut notes); // 4
     privileges::drop_all(plan.ids, &mut notes); // 5
     no_new_privs::set(&mut notes); // 6
-    let landlock = landlock::restrict(&mut notes); // 7
+    let landlock = landlock::restrict(empty_root, &mut notes); // 7
     let mut report = readback::report(&landlock);
     let listener = seccomp::install(Surroundings { empty_root }, &mut notes); // 8
 

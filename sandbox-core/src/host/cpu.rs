@@ -16,10 +16,12 @@ pub(super) struct CpuBudget {
 }
 
 impl Instance {
-    /// The CPU time of all its threads so far, from the process's own clock: clock_getcpuclockid(3).
+    /// The CPU time of all its threads so far, from the process's own clock, clock_getcpuclockid(3); and that of what it has
+    /// started.
     pub(super) fn cpu_time(&self) -> Option<Duration> {
         let clock = nix::time::ClockId::pid_cpu_clock_id(nix::unistd::Pid::from_raw(self.pid.0)).ok()?;
-        clock.now().ok().map(Duration::from)
+        let own = clock.now().ok().map(Duration::from)?;
+        Some(if self.family.has_started() { own + self.family.cpu_time(self.pid) } else { own })
     }
 
     /// A new activation begins: what was used before does not count. The first one counts from the constructors on.

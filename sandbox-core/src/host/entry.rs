@@ -418,9 +418,9 @@ impl Drop for Entry {
 }
 
 /// Tells the kernel of a running helper's new limits: prlimit(2).
-fn apply_limits(instance: &Instance, limits: &ResourceLimits) -> Result<(), PluginSandboxError> {
+pub(crate) fn apply_limits(instance: &Instance, limits: &ResourceLimits) -> Result<(), PluginSandboxError> {
     let Some(pid) = Pid::from_raw(instance.pid.0) else { return Ok(()) };
-    let plan = rlimits::plan(limits, instance.counts_alone);
+    let plan = rlimits::plan(limits, instance.counts_alone, instance.family.has_started());
     let standing = procfs::Limits::read(instance.pid);
     // All are judged before the first is changed: what is refused must leave the plugin as it was.
     let mut changes = Vec::new();

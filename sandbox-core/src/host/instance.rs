@@ -18,6 +18,7 @@ use super::cgroup::Group;
 use super::cpu::CpuBudget;
 use super::decider::Questions;
 use super::events::escaped_char;
+use super::family::Family;
 use super::lifecycle::Operation;
 use super::lock::lock;
 use super::messages::Mailbox;
@@ -83,6 +84,8 @@ pub(crate) struct Instance {
     pub(crate) cgroup: Result<Group, String>,
     /// Whether `RLIMIT_NPROC` counts this helper alone.
     pub(crate) counts_alone: bool,
+    /// It, and what it has started.
+    pub(crate) family: Family,
     /// `None` once it has ended.
     pidfd: Mutex<Option<OwnedFd>>,
     outbox: Outbox,
@@ -139,6 +142,7 @@ impl Instance {
             max_message_bytes: parts.max_message_bytes,
             cgroup: parts.cgroup,
             counts_alone: parts.counts_alone,
+            family: Family::default(),
             pidfd: Mutex::new(Some(parts.pidfd)),
             outbox: Outbox::new(parts.input, largest.saturating_mul(MOST_LARGEST_MESSAGES)),
             brokered: Mutex::default(),
@@ -377,7 +381,7 @@ impl Instance {
     }
 
     /// The zygote has reaped it.
-    pub(crate) fn has_exited(&self, status: i32, max_rss_kib: u64) {
+    pub(crate) fn has_exited(self: &Arc<Self>, status: i32, max_rss_kib: u64) {
         if let Some(core) = self.core.upgrade() {
             core.reactor.forget(self.id); // reads what it had printed last
         }
@@ -390,7 +394,17 @@ impl Instance {
         let mut evidence = lock(&self.ending).clone();
         evidence.said_out_of_memory = said_out_of_memory;
         evidence.group_out_of_memory = self.cgroup.as_ref().is_ok_and(Group::was_out_of_memory);
-        self.finish(cause::derive(status, max_rss_kib, &evidence));
+        let cause = cause::derive(status, max_rss_kib, &evidence);
+        // With the listener gone, none of those that are left can start another.
+        let brokered = lock(&self.brokered).take();
+        match brokered.filter(|_| self.family.has_started()) {
+            Some(brokered) => {
+                let (zygote, instance) = (Arc::clone(&brokered.zygote), Arc::clone(self));
+                drop(brokered);
+                zygote.sweep(Box::new(move || instance.finish(cause)));
+            }
+            None => self.finish(cause),
+        }
     }
 
     /// The zygote is gone, and the kernel has taken this one along.

@@ -30,7 +30,7 @@ use super::zygote::{Spawned, Trees, Zygote};
 use crate::error::PluginSandboxError;
 use crate::shared::plan::namespaces::UserPlan;
 use crate::shared::plan::{HelperPlan, caps, namespaces, rlimits};
-use crate::shared::policy::{PluginId, ResourceLimits};
+use crate::shared::policy::{Layer, PluginId, ResourceLimits};
 use crate::shared::wire::WIRE_VERSION;
 use crate::shared::wire::control::{FaultKind, LoadFault, ToHelper, shorten};
 use crate::shared::wire::report::{HelperReport, Step};
@@ -183,6 +183,7 @@ pub(crate) fn confine(
     };
     let report = Arc::new(verify::verify(&seen));
     entry.set_report(&report);
+    instance.family.may_start(report.stands(Layer::EmptyRoot));
     if let Some(layer) = report.first_lacking() {
         let was_unloaded = entry.subject().state() != PluginState::Loading;
         end(&instance);
@@ -270,7 +271,7 @@ fn trees(zygote: &Zygote) -> Result<Arc<Trees>, PluginSandboxError> {
         rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(PluginSandboxError::io("opening /"))
     };
-    Ok(Arc::new(Trees { read: root()?, write: root()?, source: None }))
+    Ok(Arc::new(Trees { read: root()?, write: root()?, execute: None, source: None }))
 }
 
 /// Takes the listener, and opens the helper's memory while the kernel still lets the host. Whether both worked.

@@ -12,6 +12,7 @@ mod decider;
 mod doctor;
 mod entry;
 mod events;
+mod family;
 mod folding;
 mod inspect;
 mod instance;

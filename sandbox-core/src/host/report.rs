@@ -58,6 +58,11 @@ impl EnforcementReport {
         self.layers.iter().find(|report| report.layer == layer)
     }
 
+    /// Whether this layer stands.
+    pub(crate) fn stands(&self, layer: Layer) -> bool {
+        self.layer(layer).is_some_and(|layer| layer.enforced)
+    }
+
     /// The first layer that is insisted on and does not stand.
     pub(crate) fn first_lacking(&self) -> Option<&LayerReport> {
         self.missing().find(|layer| layer.demand == Demand::Required)

@@ -2,7 +2,6 @@
 //!
 //! Runs in the host, on the thread that asked. Owns that they go on afterwards, whatever came of the look. Never used on a
 //! worker or the reactor: it waits for the kernel to stop threads.
-use std::collections::HashSet;
 use std::fs;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
@@ -12,16 +11,13 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pid
 
 use super::instance::Instance;
 use super::lock::lock;
-use super::procfs::HostPid;
+use super::procfs::{self, HostPid};
 
 /// How long the threads of a plugin may take to stop: each must come to a processor once.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long to wait before looking again whether they have: nothing announces it.
 const LOOK_AGAIN: Duration = Duration::from_micros(50);
-
-/// How many processes of one plugin are stopped.
-const MOST_PROCESSES: usize = 4096;
 
 /// The plugin's processes could not be stopped, so that nothing can be said of what they hold.
 #[derive(Debug)]
@@ -63,28 +59,7 @@ pub(crate) fn descriptors(pid: HostPid) -> std::io::Result<Vec<(RawFd, PathBuf)>
 
 /// The plugin's processes at this moment: its helper, and what it has started.
 pub(crate) fn processes(instance: &Instance) -> Vec<HostPid> {
-    let mut found = vec![instance.pid];
-    let mut known: HashSet<i32> = found.iter().map(|pid| pid.0).collect();
-    let mut at = 0;
-    while let Some(pid) = found.get(at).copied().filter(|_| found.len() < MOST_PROCESSES) {
-        at += 1;
-        for task in tasks(pid) {
-            let children =
-                fs::read_to_string(format!("/proc/{}/task/{task}/children", pid.0)).unwrap_or_default();
-            for child in children.split_ascii_whitespace().filter_map(|child| child.parse().ok()) {
-                if known.insert(child) {
-                    found.push(HostPid(child));
-                }
-            }
-        }
-    }
-    found
-}
-
-/// The threads of a process.
-fn tasks(pid: HostPid) -> Vec<i32> {
-    let Ok(entries) = fs::read_dir(format!("/proc/{}/task", pid.0)) else { return Vec::new() };
-    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    std::iter::once(instance.pid).chain(procfs::descendants(instance.pid)).collect()
 }
 
 /// Runs `look` while no thread of the plugin's runs. Of threads that wait in the kernel without being stopped, such as for
@@ -138,7 +113,7 @@ impl Drop for Stopped {
 
 /// Whether no thread of this process runs, or would run before it stops: proc_pid_stat(5).
 fn stands_still(pid: HostPid) -> bool {
-    tasks(pid).into_iter().all(|task| {
+    procfs::threads(pid).into_iter().all(|task| {
         let stat = fs::read_to_string(format!("/proc/{}/task/{task}/stat", pid.0)).unwrap_or_default();
         // Behind the name, which may have any byte in it. One that cannot be read is gone.
         let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());

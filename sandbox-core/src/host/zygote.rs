@@ -34,7 +34,6 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 const TASK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A running zygote.
-#[derive(Debug)]
 pub(crate) struct Zygote {
     socket: OwnedFd,
     pub(crate) launch: Launch,
@@ -52,6 +51,8 @@ pub(crate) struct Trees {
     pub(crate) read: OwnedFd,
     /// The same, but writable.
     pub(crate) write: OwnedFd,
+    /// Read-only, detached; what is opened through it can be mapped as code. `None` where there is no such zygote.
+    pub(crate) execute: Option<OwnedFd>,
     /// The zygote's own root: what is found through it, the zygote can copy. `None` where there is no such zygote.
     pub(crate) source: Option<OwnedFd>,
 }
@@ -63,16 +64,28 @@ pub(crate) struct Spawned {
     pub(crate) not_in_cgroup: Option<Errno>,
 }
 
+/// What is done once nothing is left of helpers that have ended. Runs on the thread that hears the zygote.
+type AfterSweep = Box<dyn FnOnce() + Send>;
+
 /// Who waits for what.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Book {
     lost: bool,
     spawning: HashMap<HelperId, Sender<Result<Spawned, Errno>>>,
     next_task: u32,
     tasks: HashMap<TaskId, Sender<Result<Option<OwnedFd>, Errno>>>,
+    sweeps: HashMap<TaskId, AfterSweep>,
+    /// Sweeps for which there was no room in the socket.
+    unsent: Vec<TaskId>,
     living: HashMap<HelperId, Weak<Instance>>,
     /// Ends that came before their instance was entered.
     early: HashMap<HelperId, (i32, u64)>,
+}
+
+impl std::fmt::Debug for Zygote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Zygote").field("launch", &self.launch).finish_non_exhaustive()
+    }
 }
 
 fn failed(what: &'static str) -> impl FnOnce(Errno) -> PluginSandboxError {
@@ -159,6 +172,33 @@ impl Zygote {
         performed
     }
 
+    /// Ends all that helpers which have ended have left behind; then, or if the zygote itself ends, which takes everything
+    /// along, does `then`. Never waits: the thread that hears the zygote asks for this.
+    pub(crate) fn sweep(&self, then: AfterSweep) {
+        let mut book = self.book();
+        if book.lost {
+            drop(book);
+            return then();
+        }
+        book.next_task = book.next_task.wrapping_add(1);
+        let id = TaskId(book.next_task);
+        book.sweeps.insert(id, then);
+        book.unsent.push(id);
+        self.send_sweeps(&mut book);
+    }
+
+    /// Asks for the sweeps that are wanted. What the socket has no room for is asked for after the zygote's next word: it
+    /// has some to say before there can be room.
+    fn send_sweeps(&self, book: &mut Book) {
+        while let Some(id) = book.unsent.last() {
+            let order = ToZygote::Do { id: *id, task: Task::Sweep };
+            if packets::send_if_room(self.socket.as_fd(), &order) == Err(Errno::EAGAIN) {
+                return;
+            }
+            book.unsent.pop();
+        }
+    }
+
     /// From now on the end of the helper `id` is `instance`'s.
     pub(crate) fn enter(&self, id: HelperId, instance: &Arc<Instance>) {
         let mut book = self.book();
@@ -203,7 +243,10 @@ impl Zygote {
                     }
                 }
                 FromZygote::Done { id, errno } => {
-                    if let Some(waiting) = self.book().tasks.remove(&id) {
+                    let swept = self.book().sweeps.remove(&id);
+                    if let Some(then) = swept {
+                        then();
+                    } else if let Some(waiting) = self.book().tasks.remove(&id) {
                         let made = errno.map_or(Ok(descriptors.pop()), |errno| Err(Errno::from_raw(errno)));
                         let _ = waiting.send(made);
                     }
@@ -222,6 +265,7 @@ impl Zygote {
                 }
                 FromZygote::Launched(_) | FromZygote::Ready { .. } | FromZygote::LaunchFailed { .. } => break,
             }
+            self.send_sweeps(&mut self.book());
         }
         let mut book = self.book();
         book.lost = true;
@@ -229,7 +273,9 @@ impl Zygote {
         book.spawning.clear();
         book.tasks.clear();
         book.early.clear();
+        let swept = std::mem::take(&mut book.sweeps);
         drop(book);
+        swept.into_values().for_each(|then| then());
         living.iter().for_each(|instance| instance.zygote_lost());
     }
 }
@@ -269,8 +315,10 @@ fn start(program: Option<PathBuf>) -> Result<(Zygote, OwnedFd), PluginSandboxErr
     let FromZygote::Ready { failures, shared_root, trees } = ready else {
         return Err(failed("it said something else")(Errno::EPROTO));
     };
-    let trees = match <[OwnedFd; 3]>::try_from(descriptors) {
-        Ok([read, write, source]) if trees => Some(Arc::new(Trees { read, write, source: Some(source) })),
+    let trees = match <[OwnedFd; 4]>::try_from(descriptors) {
+        Ok([read, write, execute, source]) if trees => {
+            Some(Arc::new(Trees { read, write, execute: Some(execute), source: Some(source) }))
+        }
         _ => None,
     };
     let host_is_root = rustix::process::geteuid().is_root();

@@ -3,6 +3,8 @@
 //! Runs in the zygote (once, for helpers to enter) and in a helper that has a mount namespace of its own. Needs
 //! CAP_SYS_ADMIN over the mount namespace. Never leaves the old tree reachable by a path.
 
+use std::os::fd::OwnedFd;
+
 use rustix::fs::CWD;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
@@ -12,21 +14,16 @@ use rustix::mount::{
 use crate::shared::notes::Notes;
 use crate::shared::wire::report::{Call, Step};
 
-/// Whether the root is an empty tmpfs now: read-only, `nosuid`, `nodev`, `noexec`, of two inodes.
+/// The most files and folders that an empty tree is ever given, to mount programs on.
+const MOST_INODES: &str = "4096";
+
+/// Whether the root is an empty tmpfs now: read-only, `nosuid`, `nodev`, `noexec`.
 pub(crate) fn enter(notes: &mut Notes, step: Step) -> bool {
     swap(notes, step).is_some()
 }
 
 fn swap(notes: &mut Notes, step: Step) -> Option<()> {
-    let fs = notes.tried(step, Call::Fsopen, fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC))?;
-    notes.tried(step, Call::Fsconfig, fsconfig_set_string(&fs, "mode", "0555"))?;
-    notes.tried(step, Call::Fsconfig, fsconfig_set_string(&fs, "nr_inodes", "2"))?;
-    notes.tried(step, Call::Fsconfig, fsconfig_create(&fs))?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let root = notes.tried(step, Call::Fsmount, fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes))?;
+    let root = new_tree(notes, step)?;
     let onto = move_mount(&root, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH);
     notes.tried(step, Call::MoveMount, onto)?;
     notes.tried(step, Call::Chdir, rustix::process::fchdir(&root))?;
@@ -37,4 +34,17 @@ fn swap(notes: &mut Notes, step: Step) -> Option<()> {
         Err(_) => notes.tried(step, Call::Chroot, rustix::process::chroot("."))?,
     }
     notes.tried(step, Call::Chdir, rustix::process::chdir("/"))
+}
+
+/// An empty tmpfs, detached: read-only, `nosuid`, `nodev`, `noexec`.
+pub(crate) fn new_tree(notes: &mut Notes, step: Step) -> Option<OwnedFd> {
+    let fs = notes.tried(step, Call::Fsopen, fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC))?;
+    notes.tried(step, Call::Fsconfig, fsconfig_set_string(&fs, "mode", "0555"))?;
+    notes.tried(step, Call::Fsconfig, fsconfig_set_string(&fs, "nr_inodes", MOST_INODES))?;
+    notes.tried(step, Call::Fsconfig, fsconfig_create(&fs))?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    notes.tried(step, Call::Fsmount, fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes))
 }

@@ -4,7 +4,9 @@
 
 mod clone;
 pub(crate) mod launch;
+mod orphans;
 mod reap;
 mod roots;
 pub(crate) mod serve;
 mod tasks;
+mod view;

@@ -1,5 +1,5 @@
-//! Reaps the helpers, and tells the host how each has ended. Runs in the zygote, all of whose children are helpers
-//! (as the first process of its pid namespace also what they left behind, of which there can be nothing).
+//! Reaps the helpers, and tells the host how each has ended. Runs in the zygote, all of whose children are helpers, and, as
+//! the first process of its pid namespace, what they have left behind.
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;

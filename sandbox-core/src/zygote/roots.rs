@@ -19,6 +19,8 @@ pub(crate) struct Trees {
     pub(crate) read: OwnedFd,
     /// The same, but what is opened through it can be written.
     pub(crate) write: OwnedFd,
+    /// As `read`, but what is opened through it can be code.
+    pub(crate) execute: OwnedFd,
     /// The root of this mount namespace: parts of it, and of nothing else, can be copied later.
     pub(crate) source: OwnedFd,
 }
@@ -33,9 +35,9 @@ pub(crate) fn file_trees(notes: &mut Notes) -> Option<Trees> {
         notes.tried(Step::Spawn, Call::MountSetattr, sealed)?;
         Some(tree)
     };
-    let (read, write) = (copy(Access::Read)?, copy(Access::Write)?);
+    let (read, write, execute) = (copy(Access::Read)?, copy(Access::Write)?, copy(Access::Execute)?);
     let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    Some(Trees { read, write, source: root.ok()? })
+    Some(Trees { read, write, execute, source: root.ok()? })
 }
 
 /// A mount namespace with nothing in it but an empty, read-only root, as a descriptor for setns(2).

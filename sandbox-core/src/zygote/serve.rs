@@ -14,7 +14,8 @@ use rustix::mount::{MountPropagationFlags, mount_change};
 
 use super::clone::{Ends, Mold};
 use super::launch::WITH_NAMESPACES;
-use super::{clone, reap, roots, tasks};
+use super::tasks::Workshop;
+use super::{clone, orphans, reap, roots};
 use crate::shared::notes::Notes;
 use crate::shared::sys::{inherited, signals};
 use crate::shared::wire::WIRE_VERSION;
@@ -43,15 +44,17 @@ pub(crate) fn main() -> ! {
         inherited::exit_at_once(71);
     }
     match prepare(socket.as_fd()) {
-        Ok((mut mold, children)) => serve(socket.as_fd(), &mut mold, &children),
+        Ok((mut mold, workshop, children)) => serve(socket.as_fd(), &mut mold, &workshop, &children),
         Err(_) => inherited::exit_at_once(75),
     }
     inherited::exit_at_once(0)
 }
 
-fn prepare(socket: BorrowedFd<'_>) -> Result<(Mold, SignalFd), Errno> {
+fn prepare(socket: BorrowedFd<'_>) -> Result<(Mold, Workshop, SignalFd), Errno> {
     let _ = rustix::thread::set_name(c"plugin-zygote");
     nix::unistd::chdir("/")?;
+    // What is made for a helper is for another user; helpers have their own.
+    let _ = rustix::process::umask(Mode::empty());
     // 3, 4 and 5 are where a helper's own descriptors go: held here, so that none to be moved there stands in the way.
     let open = |path: &str, flags| {
         rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
@@ -62,7 +65,7 @@ fn prepare(socket: BorrowedFd<'_>) -> Result<(Mold, SignalFd), Errno> {
     std::mem::forget(held);
 
     let mut notes = Notes::default();
-    let (mut trees, mut empty_namespace) = (None, None);
+    let (mut trees, mut empty_namespace, mut home) = (None, None, None);
     let namespaces = std::env::args_os()
         .nth(2)
         .is_some_and(|detail| detail.as_encoded_bytes() == WITH_NAMESPACES.to_bytes());
@@ -73,6 +76,7 @@ fn prepare(socket: BorrowedFd<'_>) -> Result<(Mold, SignalFd), Errno> {
         notes.tried(Step::Spawn, Call::MountPrivate, mount_change("/", private));
         trees = roots::file_trees(&mut notes);
         empty_namespace = roots::empty_namespace(&mut notes);
+        home = open("/proc/self/ns/mnt", OFlags::RDONLY).ok();
     }
     cut_bounding_set();
 
@@ -85,10 +89,11 @@ fn prepare(socket: BorrowedFd<'_>) -> Result<(Mold, SignalFd), Errno> {
         shared_root: empty_namespace.is_some(),
         trees: trees.is_some(),
     };
-    let trees = trees.map_or_else(Vec::new, |trees| vec![trees.read, trees.write, trees.source]);
+    let trees =
+        trees.map_or_else(Vec::new, |trees| vec![trees.read, trees.write, trees.execute, trees.source]);
     let trees: Vec<BorrowedFd<'_>> = trees.iter().map(AsFd::as_fd).collect();
     packets::send(socket, &ready, &trees)?;
-    Ok((Mold { image, empty_namespace, stack: vec![0; 64 << 10] }, children))
+    Ok((Mold { image, empty_namespace, stack: vec![0; 64 << 10] }, Workshop { home }, children))
 }
 
 /// Best effort: whoever may not drop from it has nothing to lose in it, and each helper tries again and reports.
@@ -100,8 +105,9 @@ fn cut_bounding_set() {
     }
 }
 
-fn serve(socket: BorrowedFd<'_>, mold: &mut Mold, children: &SignalFd) {
+fn serve(socket: BorrowedFd<'_>, mold: &mut Mold, workshop: &Workshop, children: &SignalFd) {
     let mut living = reap::Living::new();
+    let mut sweeps: Vec<TaskId> = Vec::new();
     loop {
         let mut ready =
             [PollFd::new(socket, PollFlags::POLLIN), PollFd::new(children.as_fd(), PollFlags::POLLIN)];
@@ -115,14 +121,28 @@ fn serve(socket: BorrowedFd<'_>, mold: &mut Mold, children: &SignalFd) {
             while let Ok(Some(_)) = children.read_signal() {}
             reap::all(socket, &mut living);
         }
+        // Each that dies leaves its own children here before it can be reaped: none is missed.
+        if !sweeps.is_empty() && !orphans::end_all(&living) {
+            let done = sweeps.drain(..).map(|id| FromZygote::Done { id, errno: None });
+            if done.into_iter().any(|done| packets::send(socket, &done, &[]).is_err()) {
+                return;
+            }
+        }
         if !asked {
             continue;
         }
         let Ok(Some((order, given))) = packets::receive::<ToZygote>(socket) else { return };
         let sent = match order {
             ToZygote::Spawn { id, into_cgroup } => spawn(socket, mold, &mut living, id, into_cgroup, given),
+            ToZygote::Do { id, task: Task::Sweep } => {
+                if orphans::end_all(&living) {
+                    sweeps.push(id);
+                    continue;
+                }
+                packets::send(socket, &FromZygote::Done { id, errno: None }, &[])
+            }
             ToZygote::Do { id, task } => {
-                let (made, errno) = match tasks::perform(&task, &given) {
+                let (made, errno) = match workshop.perform(&task, &given, &living) {
                     Ok(made) => (made, None),
                     Err(errno) => (None, Some(errno as i32)),
                 };

@@ -17,6 +17,9 @@ const FIRST_UNUSED: u32 = 5;
 /// Cuts what ties the helper to whoever started it.
 pub(crate) fn detach(plan: &HelperPlan, notes: &mut Notes) {
     notes.tried(Step::Detach, Call::Setsid, rustix::process::setsid());
+    // What its own children leave behind comes to it, and stays in sight of whoever counts or ends them.
+    let itself = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+    notes.tried(Step::Detach, Call::Subreaper, itself);
     notes.tried(Step::Detach, Call::Chdir, rustix::process::chdir("/"));
     let _ = rustix::process::umask(Mode::from_raw_mode(0o077));
     // Number 5 is the namespace with the empty root, closed as soon as it is entered.

@@ -1,10 +1,12 @@
-//! A Landlock ruleset that handles every right the kernel knows and grants none: landlock(7).
+//! A Landlock ruleset that handles every right the kernel knows and grants one: to start what is in the helper's own root,
+//! which is empty until the host shows it a program. landlock(7).
 //!
 //! Runs in the helper, step 7, after `no_new_privs`, which it demands. Its evidence is a probe: opening `/` works before
 //! and fails after, for no other reason.
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, Ruleset, RulesetAttr, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, Scope,
 };
 use nix::errno::Errno;
 use rustix::fs::{Mode, OFlags};
@@ -20,8 +22,8 @@ pub(crate) struct Applied {
     pub(crate) probe: (i32, i32),
 }
 
-/// Applies it, and probes.
-pub(crate) fn restrict(notes: &mut Notes) -> Applied {
+/// Applies it, and probes. `empty_root`: whether the root is the helper's own; nothing may be started in any other.
+pub(crate) fn restrict(empty_root: bool, notes: &mut Notes) -> Applied {
     let mut abi = 0;
     let before = open_root();
     // The newest that the crate knows; what this kernel does not know of it is left out, and `abi` says how much it knows.
@@ -33,7 +35,15 @@ pub(crate) fn restrict(notes: &mut Notes) -> Applied {
         .and_then(|ruleset| ruleset.scope(Scope::from_all(newest)))
         .and_then(Ruleset::create)
         .map_err(|_| Errno::last());
-    if let Some(ruleset) = notes.tried(Step::Landlock, Call::LandlockCreate, ruleset) {
+    if let Some(mut ruleset) = notes.tried(Step::Landlock, Call::LandlockCreate, ruleset) {
+        if empty_root {
+            // The kernel reads what it starts. Files that the plugin opens by itself are asked of the host.
+            let rule = PathFd::new("/").map_err(|_| Errno::last()).and_then(|root| {
+                let start = PathBeneath::new(root, AccessFs::Execute | AccessFs::ReadFile);
+                (&mut ruleset).add_rule(start).map(drop).map_err(|_| Errno::last())
+            });
+            notes.tried(Step::Landlock, Call::LandlockAddRule, rule);
+        }
         let restricted = ruleset.restrict_self().map_err(|_| Errno::last());
         let status = notes.tried(Step::Landlock, Call::LandlockRestrict, restricted);
         if let Some(LandlockStatus::Available { effective_abi, kernel_abi }) =

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::shared::empty_root;
 use crate::shared::notes::Notes;
@@ -21,7 +21,9 @@ pub(crate) fn enter(plan: RootPlan, notes: &mut Notes) -> bool {
         RootPlan::Shared => {
             let entered = inherited::take(SHARED_ROOT_FD)
                 .and_then(|namespace| setns(namespace.as_fd(), CloneFlags::CLONE_NEWNS));
+            // A copy of that one mount, so that a program which is shown to this plugin is shown to no other.
             notes.tried(Step::EmptyRoot, Call::Setns, entered).is_some()
+                && notes.tried(Step::EmptyRoot, Call::Unshare, unshare(CloneFlags::CLONE_NEWNS)).is_some()
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Reads what a request points at in the helper's memory, and writes answers there.
 //!
 //! Runs in the host, on a worker. Reads through `/proc/PID/mem` as it was opened when the helper was made: a number may be
-//! another process's by now, that file never is. Everything read is hostile, read once, and bounded.
+//! another process's by now, that file never is. Of a process that the helper has started it is opened for each request. Everything read is hostile, read once, and bounded.
 
 use std::fs::File;
 use std::io::IoSlice;
@@ -14,6 +14,13 @@ use nix::unistd::Pid;
 /// The longest path, its NUL included: PATH_MAX of the kernel.
 const PATH_MAX: usize = 4096;
 const PAGE: u64 = 4096;
+
+/// The memory of the process that the thread `tid` is of, whoever that is by now: to be held against whether the caller
+/// still waits before anything that was read counts.
+pub(crate) fn open(tid: i32) -> Result<File, Errno> {
+    let opened = File::options().read(true).write(true).open(format!("/proc/{tid}/mem"));
+    opened.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EFAULT)))
+}
 
 /// The path at `address`, without its NUL.
 pub(crate) fn read_path(memory: &File, address: u64) -> Result<Vec<u8>, Errno> {

@@ -1,7 +1,8 @@
 //! The broker: what a helper asks of the world outside it, decided by the policy of that moment and done by the host.
 //!
 //! Runs in the host, on bounded workers. Nothing is ever decided by reading a plugin's memory and then letting its call go
-//! on: the host performs the call itself and injects the descriptor, or answers with a value or an errno.
+//! on: the host performs the call itself and injects the descriptor, or answers with a value or an errno. The two exceptions
+//! are in `processes`.
 
 mod base;
 mod files;
@@ -13,6 +14,8 @@ mod machine;
 mod memory;
 mod network;
 mod parked;
+mod processes;
+mod programs;
 mod prompts;
 mod refused;
 mod requests;

@@ -4,7 +4,6 @@
 
 use nix::errno::Errno;
 
-use super::memory;
 use super::requests::{Answer, Attempt, Request};
 
 /// Refuses the call, with an event that names what was tried.
@@ -16,7 +15,7 @@ pub(super) fn serve(request: &Request<'_>) -> Answer {
     // Only for the record: what the path says decides nothing.
     let object = known.path.and_then(|index| {
         let heard = request.instance.subject.is_heard();
-        heard.then(|| memory::read_path(&request.brokered.memory, request.arg(index)).ok())?
+        heard.then(|| request.read_path(request.arg(index)).ok())?
     });
     let object = object.unwrap_or_default();
     let attempt = Attempt { permission: known.permission, action, object: &object };

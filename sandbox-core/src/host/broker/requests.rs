@@ -4,21 +4,22 @@
 //! of its own, which says what it does.
 
 use std::fmt;
+use std::fs::File;
+use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use nix::errno::Errno;
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use super::parked::Wait;
 use super::prompts::MOST_FOR_ONE;
-use super::{Brokered, files, machine, memory, network, refused};
+use super::{Brokered, files, machine, memory, network, processes, programs, refused};
 use crate::host::decider::{AccessRequest, Ruling};
 use crate::host::events::{EventKind, escape, escape_path};
 use crate::host::instance::Instance;
-use crate::host::procfs::{HostPid, Status};
+use crate::host::procfs;
 use crate::shared::policy::{Grants, PluginPermission};
 use crate::shared::sys::seccomp::{self, Notification};
 
@@ -26,6 +27,8 @@ use crate::shared::sys::seccomp::{self, Notification};
 pub(super) enum Answer {
     Value(i64),
     Errno(Errno),
+    /// The call goes on. Only for calls whose outcome is confined whatever they name by now.
+    Continue,
     File {
         file: OwnedFd,
         cloexec: bool,
@@ -50,7 +53,26 @@ impl From<Errno> for Answer {
     }
 }
 
-/// One notified call of one helper.
+/// A caller's memory.
+pub(super) enum Memory<'a> {
+    /// The helper's, as it was opened when that was made.
+    Helpers(&'a File),
+    /// That of a process which it has started.
+    Others(File),
+}
+
+impl Deref for Memory<'_> {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        match self {
+            Self::Helpers(file) => file,
+            Self::Others(file) => file,
+        }
+    }
+}
+
+/// One notified call of one helper, or of what it has started.
 pub(super) struct Request<'a> {
     pub(super) instance: &'a Arc<Instance>,
     pub(super) brokered: &'a Arc<Brokered>,
@@ -80,6 +102,7 @@ pub(super) fn serve(request: &Request<'_>) -> Served {
     let _ = match request.answer() {
         Answer::Value(value) => seccomp::answer(listener, id, Ok(value)),
         Answer::Errno(errno) => seccomp::answer(listener, id, Err(errno)),
+        Answer::Continue => seccomp::let_continue(listener, id),
         Answer::File { file, cloexec } => {
             match seccomp::answer_with_fd(listener, id, file.as_fd(), cloexec) {
                 Ok(_) => Ok(()),
@@ -142,8 +165,23 @@ impl Request<'_> {
     }
 
     fn answer(&self) -> Answer {
-        let served = files::serve(self).or_else(|| network::serve(self)).or_else(|| machine::serve(self));
-        served.unwrap_or_else(|| refused::serve(self))
+        let served = processes::serve(self).or_else(|| programs::serve(self));
+        let served = served.or_else(|| files::serve(self)).or_else(|| network::serve(self));
+        served.or_else(|| machine::serve(self)).unwrap_or_else(|| refused::serve(self))
+    }
+
+    /// Whether the caller is the helper's own process, and not one that it has started.
+    pub(super) fn is_helper(&self) -> bool {
+        !self.instance.family.has_started() || procfs::is_thread_of(self.instance.pid, self.notification.tid)
+    }
+
+    /// The caller's memory, for as long as the caller waits.
+    pub(super) fn memory(&self) -> Result<Memory<'_>, Errno> {
+        if self.is_helper() {
+            return Ok(Memory::Helpers(&self.brokered.memory));
+        }
+        // Opened now: what it is, is seen by the caller's still waiting afterwards.
+        memory::open(self.notification.tid).map(Memory::Others)
     }
 
     /// Whether the caller still waits, so that what was read of its memory was read of its.
@@ -153,13 +191,13 @@ impl Request<'_> {
 
     /// The path at `address`.
     pub(super) fn read_path(&self, address: u64) -> Result<Vec<u8>, Errno> {
-        let path = memory::read_path(&self.brokered.memory, address)?;
+        let path = memory::read_path(&*self.memory()?, address)?;
         if self.still_waits() { Ok(path) } else { Err(Errno::EINTR) }
     }
 
     /// The number at `address`.
     pub(super) fn read_u64(&self, address: u64) -> Result<u64, Errno> {
-        let number = memory::read_u64(&self.brokered.memory, address)?;
+        let number = memory::read_u64(&*self.memory()?, address)?;
         if self.still_waits() { Ok(number) } else { Err(Errno::EINTR) }
     }
 
@@ -170,35 +208,28 @@ impl Request<'_> {
 
     /// Writes `bytes` to `address`.
     pub(super) fn put(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let memory = self.memory()?;
         if !self.still_waits() {
             return Err(Errno::EINTR);
         }
-        memory::write(&self.brokered.memory, self.notification.tid, address, bytes)
+        memory::write(&memory, self.notification.tid, address, bytes)
     }
 
     /// The process whose thread calls.
     pub(super) fn process(&self) -> i32 {
         let (tid, helper) = (self.notification.tid, self.instance.pid.0);
-        if tid == helper {
-            return helper;
-        }
-        Status::read(HostPid(tid)).get("Tgid").parse().unwrap_or(tid)
+        if self.is_helper() { helper } else { procfs::process_of(tid).map_or(tid, |process| process.0) }
     }
 
     /// A copy of one of the caller's descriptors.
     pub(super) fn descriptor(&self, number: RawFd) -> Result<OwnedFd, Errno> {
-        let from_rustix = |errno: rustix::io::Errno| Errno::from_raw(errno.raw_os_error());
-        let process = self.process();
-        if process == self.instance.pid.0 {
-            return self.instance.descriptor(number).map_err(from_rustix);
-        }
-        let pidfd = pidfd_open(Pid::from_raw(process).ok_or(Errno::ESRCH)?, PidfdFlags::empty());
-        let pidfd = pidfd.map_err(from_rustix)?;
-        // As long as the caller waits, its number is nobody else's.
-        if !self.still_waits() {
-            return Err(Errno::EINTR);
-        }
-        pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty()).map_err(from_rustix)
+        let copy = if self.is_helper() {
+            self.instance.descriptor(number)
+        } else {
+            procfs::descriptor_of(self.notification.tid, number)
+        };
+        let copy = copy.map_err(|errno| Errno::from_raw(errno.raw_os_error()))?;
+        if self.still_waits() { Ok(copy) } else { Err(Errno::EINTR) }
     }
 
     /// Answers with a descriptor at once, for who must see it done before going on.

@@ -14,3 +14,4 @@ pub use closure::{ExplainedModule, Limits, Module, closure, explain, extra_modul
 pub use error::LibraryError;
 pub use seal::SealedLibrary;
 pub use search::SystemFolders;
+pub(crate) use search::only_root_may_write;

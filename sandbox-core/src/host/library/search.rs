@@ -217,7 +217,7 @@ pub(super) fn find(soname: &str, folders: &[PathBuf]) -> Result<Option<Found>, L
 
 /// Whether only root can change what `path` leads to or what stands there: then the opened file itself may be handed
 /// out, for whoever could exchange it could do worse. Everything else is to be copied and sealed.
-pub(super) fn only_root_may_write(path: &Path, file: &File) -> bool {
+pub(crate) fn only_root_may_write(path: &Path, file: &File) -> bool {
     only_owner_may_write(path, file, 0)
 }
 

@@ -80,7 +80,7 @@ const OWN_AT_START: u64 = 3;
 
 /// What a helper sets itself: as [`plan`], with room for what it opens until it is loaded.
 pub(crate) fn plan_at_start(limits: &ResourceLimits, counts_alone: bool) -> Vec<Rlimit> {
-    let mut plan = plan(limits, counts_alone);
+    let mut plan = plan(limits, counts_alone, false);
     for limit in plan.iter_mut().filter(|limit| limit.resource == Resource::OpenFiles) {
         let least = |bound: Option<u64>| bound.map(|bound| bound.max(OWN_DESCRIPTORS + OWN_AT_START));
         (limit.soft, limit.hard) = (least(limit.soft), least(limit.hard));
@@ -94,8 +94,9 @@ pub(crate) fn is_wider_at_start(limits: &ResourceLimits) -> bool {
 }
 
 /// What the kernel is told for `limits`. `counts_alone`: whether `RLIMIT_NPROC` counts this helper only, and not every
-/// process of the host's user.
-pub(crate) fn plan(limits: &ResourceLimits, counts_alone: bool) -> Vec<Rlimit> {
+/// process of the host's user. `starts_programs`: whether there is room for more processes than the helper, which count
+/// with its threads: the broker counts them apart.
+pub(crate) fn plan(limits: &ResourceLimits, counts_alone: bool, starts_programs: bool) -> Vec<Rlimit> {
     let bounded =
         |resource, soft: Option<u64>| Rlimit { resource, soft, hard: soft.map(|soft| soft * CEILING) };
     let nothing = |resource| Rlimit { resource, soft: Some(0), hard: Some(0) };
@@ -118,7 +119,12 @@ pub(crate) fn plan(limits: &ResourceLimits, counts_alone: bool) -> Vec<Rlimit> {
         nothing(Resource::Nice),
     ];
     if counts_alone {
-        plan.push(bounded(Resource::Processes, limits.max_threads.map(|threads| threads + 1)));
+        let most = |processes: Option<u64>| {
+            limits.max_threads.zip(processes).map(|(threads, processes)| threads + processes + 1)
+        };
+        let soft = most(if starts_programs { limits.max_processes } else { Some(0) });
+        let hard = most(limits.max_processes).map(|most| most * CEILING);
+        plan.push(Rlimit { resource: Resource::Processes, soft, hard });
     }
     plan
 }
@@ -129,7 +135,7 @@ mod tests {
 
     #[test]
     fn the_sandboxs_own_descriptors_and_memory_do_not_count() {
-        let plan = plan(&ResourceLimits::default(), true);
+        let plan = plan(&ResourceLimits::default(), true, false);
         let soft = |resource| plan.iter().find(|limit| limit.resource == resource).unwrap().soft;
         assert_eq!(soft(Resource::OpenFiles), Some(15));
         assert_eq!(soft(Resource::Data), Some(104 << 20));
@@ -140,7 +146,7 @@ mod tests {
     #[test]
     fn an_unlimited_plugin_still_dumps_no_core() {
         let limits = ResourceLimits::default().max_memory_mb(None).max_file_handles(None);
-        let plan = plan(&limits, false);
+        let plan = plan(&limits, false, false);
         assert!(plan.contains(&Rlimit { resource: Resource::CoreDump, soft: Some(0), hard: Some(0) }));
         assert!(plan.contains(&Rlimit { resource: Resource::Data, soft: None, hard: None }));
     }

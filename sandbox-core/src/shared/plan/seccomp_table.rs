@@ -38,6 +38,9 @@ pub(super) const THREAD_FLAGS: u64 = (libc::CLONE_VM
     | libc::CLONE_CHILD_CLEARTID) as u64; // what glibc's pthread_create(3) asks for
 const THREAD_FLAGS_MUSL: u64 = THREAD_FLAGS | libc::CLONE_DETACHED as u64;
 
+#[cfg(target_arch = "x86_64")]
+const ARCH_SET_FS: u64 = 0x1002; // asm/prctl.h
+
 /// prctl(2) options that only tell, or only name things.
 const PRCTL_HARMLESS: [i32; 6] = [
     libc::PR_SET_NAME,
@@ -441,6 +444,8 @@ pub(super) fn table(around: Surroundings, own_pid: u32) -> Result<BTreeMap<i64, 
     // What memory-deny-write-execute holds from Linux 6.3 on, here on every kernel: nothing becomes code afterwards.
     let exec = arg(2, MaskedEq(libc::PROT_EXEC as u64), libc::PROT_EXEC as u64)?;
     row(&[libc::SYS_mprotect], AskIf(vec![vec![exec]]));
+    #[cfg(target_arch = "x86_64")]
+    row(&[libc::SYS_arch_prctl], AskIf(vec![none_of(0, [ARCH_SET_FS])?])); // the loader of a program that is started
     row(&[libc::SYS_kill, libc::SYS_tgkill], AskIf(vec![none_of(0, [own])?]));
     row(&[libc::SYS_prlimit64], AskIf(vec![none_of(2, [0])?, none_of(0, [0, own])?]));
     row(&[libc::SYS_sched_setaffinity], AskIf(vec![none_of(0, [0])?]));

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// How much one plugin may use. `None` stands for no limit.
 ///
 /// The defaults are those of the plugin sandbox specification: 100 MiB, 10 CPU seconds, 10 file handles, 5 network
-/// connections; and beyond it files of 1024 MiB, 16 threads, 16 MiB messages and 5 seconds for each operation.
+/// connections; and beyond it files of 1024 MiB, 16 threads, 8 processes, 16 MiB messages and 5 seconds for each operation.
 ///
 /// ```
 /// use sandbox_core::ResourceLimits;
@@ -36,6 +36,10 @@ pub struct ResourceLimits {
     pub max_network_connections: Option<u64>,
     /// Threads besides the one that the plugin is called on (`RLIMIT_NPROC`). The next one is refused with `EAGAIN`.
     pub max_threads: Option<u64>,
+    /// Processes that the plugin may have at once beside its own, with the permission `process`: programs that it starts,
+    /// what those start, and what was not waited for. The next one is refused with `EAGAIN`. The limits on memory,
+    /// descriptors and threads are for each of them; CPU time and, where there is a cgroup, memory are for all together.
+    pub max_processes: Option<u64>,
     /// The largest payload or result of a call, either way, in bytes. A larger one is an error of that call.
     pub max_message_bytes: u64,
     /// How long loading may take, constructors included.
@@ -69,6 +73,7 @@ impl Default for ResourceLimits {
             max_file_size_mb: Some(1024),
             max_network_connections: Some(5),
             max_threads: Some(16),
+            max_processes: Some(8),
             max_message_bytes: 16 << 20,
             load_timeout: Duration::from_secs(5),
             activate_timeout: Duration::from_secs(5),
@@ -99,6 +104,8 @@ setters! {
     max_network_connections: impl Into<Option<u64>>,
     /// Sets [`max_threads`](#structfield.max_threads); `None` for no limit.
     max_threads: impl Into<Option<u64>>,
+    /// Sets [`max_processes`](#structfield.max_processes); `None` for no limit.
+    max_processes: impl Into<Option<u64>>,
     /// Sets [`max_message_bytes`](#structfield.max_message_bytes), in bytes.
     max_message_bytes: u64,
     /// Sets [`load_timeout`](#structfield.load_timeout).
@@ -127,6 +134,7 @@ impl ResourceLimits {
         number("max_file_size_mb", self.max_file_size_mb, 0, 1 << 30, "0 to 1073741824 MiB, or none")?;
         number("max_network_connections", self.max_network_connections, 0, 1 << 19, "0 to 524288, or none")?;
         number("max_threads", self.max_threads, 0, 1 << 15, "0 to 32768, or none")?;
+        number("max_processes", self.max_processes, 0, 1 << 15, "0 to 32768, or none")?;
         let message = Some(self.max_message_bytes);
         number("max_message_bytes", message, 1024, 1 << 28, "1024 to 268435456 bytes")?;
         for (name, timeout) in [

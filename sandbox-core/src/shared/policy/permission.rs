@@ -80,7 +80,8 @@ pub const PERMISSION_FILE_WRITE: PluginPermission = standard("file-write", "writ
 /// Connect over TCP and UDP, look names up, and listen; scope: a [`NetworkScope`](crate::NetworkScope), as in `example.org:443`. Without
 /// one it reaches everything but Unix sockets, each of which wants a scope of its own: `unix:/run/app.sock`.
 pub const PERMISSION_NETWORK: PluginPermission = standard("network", "use the network");
-/// Start programs; scope: an executable.
+/// Start programs, which run as confined as the plugin is; scope: an executable, or a folder of them. A script needs its
+/// interpreter in scope too. Without a scope: programs that none but root can change. Only where the helper's root is empty.
 pub const PERMISSION_PROCESS: PluginPermission = standard("process", "start programs");
 /// Call the host's `ui.*` services.
 pub const PERMISSION_UI: PluginPermission = standard("ui", "use the user interface");

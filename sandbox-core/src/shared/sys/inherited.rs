@@ -15,6 +15,14 @@ pub(crate) fn take(number: RawFd) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// As [`take`], and no program that this process starts gets it.
+pub(crate) fn take_for_good(number: RawFd) -> Result<OwnedFd, Errno> {
+    let file = take(number)?;
+    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::CLOEXEC)
+        .map_err(|errno| Errno::from_raw(errno.raw_os_error()))?;
+    Ok(file)
+}
+
 /// Puts a copy of `file` at `number`, without close-on-exec. For a process that is about to exec.
 pub(crate) fn place(file: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
     // SAFETY: integers only. What stood at `number` is closed in this process's own table, which ends with the exec.

@@ -23,6 +23,20 @@ pub(crate) fn send<M: Serialize>(
     message: &M,
     descriptors: &[BorrowedFd<'_>],
 ) -> Result<(), Errno> {
+    send_with(socket, message, descriptors, SendFlags::NOSIGNAL)
+}
+
+/// Sends one message unless it would have to wait: EAGAIN.
+pub(crate) fn send_if_room<M: Serialize>(socket: BorrowedFd<'_>, message: &M) -> Result<(), Errno> {
+    send_with(socket, message, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+}
+
+fn send_with<M: Serialize>(
+    socket: BorrowedFd<'_>,
+    message: &M,
+    descriptors: &[BorrowedFd<'_>],
+    flags: SendFlags,
+) -> Result<(), Errno> {
     let mut buffer = [0; MAX_PACKET_BYTES];
     let packet = postcard::to_slice(message, &mut buffer).map_err(|_| Errno::EMSGSIZE)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
@@ -31,7 +45,7 @@ pub(crate) fn send<M: Serialize>(
         return Err(Errno::EMSGSIZE);
     }
     loop {
-        match sendmsg(socket, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL) {
+        match sendmsg(socket, &[IoSlice::new(packet)], &mut control, flags) {
             Ok(_) => return Ok(()),
             Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(Errno::from_raw(errno.raw_os_error())),

@@ -72,13 +72,13 @@ macro_rules! calls {
     };
 }
 
-calls! { Setsid = "setsid", Chdir = "chdir", Unshare = "unshare",
+calls! { Setsid = "setsid", Subreaper = "prctl(PR_SET_CHILD_SUBREAPER)", Chdir = "chdir", Unshare = "unshare",
     UidMap = "write uid_map", GidMap = "write gid_map", Setgroups = "setgroups", Setrlimit = "setrlimit",
     Setns = "setns", Fsopen = "fsopen", Fsconfig = "fsconfig", Fsmount = "fsmount", MoveMount = "move_mount", Umount = "umount2", Chroot = "chroot", BoundingSet = "prctl(PR_CAPBSET_DROP)",
     Securebits = "prctl(PR_SET_SECUREBITS)", Ambient = "prctl(PR_CAP_AMBIENT)", Setresgid = "setresgid",
     Setresuid = "setresuid", Capset = "capset", DeathSignal = "prctl(PR_SET_PDEATHSIG)",
     Dumpable = "prctl(PR_SET_DUMPABLE)", NoNewPrivs = "prctl(PR_SET_NO_NEW_PRIVS)", Mdwe = "prctl(PR_SET_MDWE)",
-    LandlockCreate = "landlock_create_ruleset", LandlockRestrict = "landlock_restrict_self", Seccomp = "seccomp",
+    LandlockCreate = "landlock_create_ruleset", LandlockAddRule = "landlock_add_rule", LandlockRestrict = "landlock_restrict_self", Seccomp = "seccomp",
     OpenTree = "open_tree", MountSetattr = "mount_setattr", Sethostname = "sethostname",
     MountPrivate = "mount(MS_PRIVATE)", Sigaction = "sigaction(SIGSYS)",
 }

@@ -34,6 +34,15 @@ pub(crate) enum Task {
     /// Comes with a folder of the zygote's own tree; goes back with a detached, read-only copy of it alone, from which no
     /// path leads out.
     CopyFolder,
+    /// Comes with a program of the zygote's own tree, which from now on is at this path of the helper's root too: read-only,
+    /// and alone there with what was shown before.
+    ShowProgram {
+        helper: HelperId,
+        #[serde(with = "serde_bytes")]
+        at: Vec<u8>,
+    },
+    /// End every process of helpers that have ended. Done when none is left.
+    Sweep,
 }
 
 /// What launcher and zygote say to the host.
@@ -41,8 +50,8 @@ pub(crate) enum Task {
 pub(crate) enum FromZygote {
     /// The launcher has made the zygote. Comes with the zygote's pidfd.
     Launched(Launch),
-    /// The zygote is ready. Comes with three descriptors if `trees`: the host's file tree to read from, the same to write
-    /// to, and the zygote's own root.
+    /// The zygote is ready. Comes with four descriptors if `trees`: the host's file tree to read from, the same to write
+    /// to, the same to map code from, and the zygote's own root.
     Ready {
         failures: Vec<Failure>,
         shared_root: bool,

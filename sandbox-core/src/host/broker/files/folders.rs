@@ -18,6 +18,7 @@ use super::from_rustix;
 use super::named::Named;
 use super::tree::{Judged, Right, Tree, find_plain, resolved_path};
 use crate::host::lock::lock;
+use crate::host::procfs::{self, HostPid};
 use crate::shared::wire::zygote::Task;
 
 /// How many folders a plugin may hold descriptors of that still lead somewhere.
@@ -59,10 +60,24 @@ pub(super) fn serve(request: &Request<'_>) -> Option<Answer> {
 }
 
 impl Folders {
-    fn current(&self, process: i32, helper: i32) -> PathBuf {
-        let state = lock(&self.0);
-        let known = state.current.get(&process).or_else(|| state.current.get(&helper));
-        known.cloned().unwrap_or_else(|| PathBuf::from("/"))
+    /// Where `process` is: where it went, or else where the nearest of `parents` is that went anywhere.
+    fn current(&self, process: i32, parents: impl Iterator<Item = i32>) -> PathBuf {
+        let mut state = lock(&self.0);
+        if let Some(known) = state.current.get(&process) {
+            return known.clone();
+        }
+        let inherited = parents.into_iter().find_map(|parent| state.current.get(&parent).cloned());
+        let Some(folder) = inherited else { return PathBuf::from("/") };
+        // Its parent goes its own way from now on.
+        if state.current.len() < MOST_PROCESSES {
+            state.current.insert(process, folder.clone());
+        }
+        folder
+    }
+
+    /// Forgets processes that have ended: their numbers come to be others'.
+    pub(crate) fn forget_ended(&self) {
+        lock(&self.0).current.retain(|pid, _| Path::new("/proc").join(pid.to_string()).exists());
     }
 
     /// From now on `process` is in `folder`. Those that have ended are forgotten where there are too many.
@@ -122,8 +137,12 @@ impl Handed {
 
 impl Request<'_> {
     /// Where the caller is.
-    pub(super) fn current_folder(&self) -> PathBuf {
-        self.brokered.folders.current(self.process(), self.instance.pid.0)
+    pub(in super::super) fn current_folder(&self) -> PathBuf {
+        let (process, helper) = (self.process(), self.instance.pid.0);
+        let parents = std::iter::successors(Some(process), |pid| {
+            (*pid != helper).then(|| procfs::parent_of(HostPid(*pid)))?.map(|parent| parent.0)
+        });
+        self.brokered.folders.current(process, parents.skip(1).take(MOST_PROCESSES).chain([helper]))
     }
 
     /// Where the folder is of which the caller holds this descriptor.
@@ -228,12 +247,13 @@ mod tests {
     fn a_child_starts_where_the_helper_is_and_goes_its_own_way() {
         let folders = Folders::default();
         let (helper, child) = (7, 8);
-        assert_eq!(folders.current(child, helper), Path::new("/"));
+        let current = |process| folders.current(process, [helper].into_iter());
+        assert_eq!(current(child), Path::new("/"));
         folders.enter(helper, helper, PathBuf::from("/a/b")).unwrap();
-        assert_eq!(folders.current(child, helper), Path::new("/a/b"));
+        assert_eq!(current(child), Path::new("/a/b"));
         folders.enter(child, helper, PathBuf::from("/c")).unwrap();
-        assert_eq!(folders.current(child, helper), Path::new("/c"));
-        assert_eq!(folders.current(helper, helper), Path::new("/a/b"));
+        assert_eq!(current(child), Path::new("/c"));
+        assert_eq!(current(helper), Path::new("/a/b"));
     }
 
     #[test]
@@ -243,7 +263,7 @@ mod tests {
         let known = [handed(1, "/a/b"), handed(2, "/a/bb"), handed(3, "/a/b/c/d")];
         known.into_iter().for_each(|folder| folders.hand_out(folder));
         folders.moved(Path::new("/a/b"), Path::new("/x"));
-        assert_eq!(folders.current(7, 7), Path::new("/x/c"));
+        assert_eq!(folders.current(7, [].into_iter()), Path::new("/x/c"));
         let paths: Vec<_> = lock(&folders.0).handed.iter().map(|handed| handed.path.clone()).collect();
         assert_eq!(paths, ["/x", "/a/bb", "/x/c/d"].map(PathBuf::from));
     }

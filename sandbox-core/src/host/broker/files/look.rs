@@ -197,7 +197,7 @@ fn statfs_bytes(of: &rustix::fs::StatFs) -> Vec<u8> {
 }
 
 /// A `struct stat` as this architecture's kernel writes it: stat(2).
-fn stat_bytes(stat: &Stat) -> Vec<u8> {
+pub(in super::super) fn stat_bytes(stat: &Stat) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(144);
     bytes.extend(stat.st_dev.to_ne_bytes());
     bytes.extend(stat.st_ino.to_ne_bytes());

@@ -417,8 +417,13 @@ fn find_as(root: BorrowedFd<'_>, path: &Path, flags: OFlags, walk: Walk) -> Resu
     Err(Errno::EAGAIN)
 }
 
+/// A handle of what `path` leads to in the tree at `root`, with every link followed.
+pub(in super::super) fn find_real(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
+    find(root, path, Walk { follow: true, resolve: ResolveFlags::empty() })
+}
+
 /// A handle of what stands at `path` of the tree at `root`, which has no link in it.
-pub(super) fn find_plain(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
+pub(in super::super) fn find_plain(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
     find(root, path, Walk { follow: false, resolve: ResolveFlags::NO_SYMLINKS })
 }
 
@@ -436,7 +441,7 @@ fn ordinary(handle: &OwnedFd, stat: &Stat) -> Result<(), &'static str> {
 }
 
 /// Where an object is, with every link followed. `None` if it was removed, or is nowhere.
-pub(super) fn resolved_path(handle: &OwnedFd) -> Option<PathBuf> {
+pub(in super::super) fn resolved_path(handle: &OwnedFd) -> Option<PathBuf> {
     let path = std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd())).ok()?;
     let bytes = path.as_os_str().as_bytes();
     // The kernel marks a removed one like this; a file that really is called so is not worth the doubt.

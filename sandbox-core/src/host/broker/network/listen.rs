@@ -146,7 +146,7 @@ impl Request<'_> {
         if self.arg(1) == 0 {
             return Ok(());
         }
-        let room = memory::read_bytes(&self.brokered.memory, self.arg(2), 4)?;
+        let room = memory::read_bytes(&*self.memory()?, self.arg(2), 4)?;
         let room = room.try_into().map(u32::from_ne_bytes).map_err(|_| Errno::EFAULT)?;
         if room > i32::MAX.cast_unsigned() {
             return Err(Errno::EINVAL);

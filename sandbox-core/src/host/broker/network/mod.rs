@@ -112,7 +112,7 @@ impl Request<'_> {
         if len > address::MOST_BYTES {
             return Err(Errno::EINVAL);
         }
-        let bytes = memory::read_bytes(&self.brokered.memory, at, len)?;
+        let bytes = memory::read_bytes(&*self.memory()?, at, len)?;
         if !self.still_waits() {
             return Err(Errno::EINTR);
         }

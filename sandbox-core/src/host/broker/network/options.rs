@@ -31,7 +31,7 @@ impl Request<'_> {
             return Err(Errno::EINVAL);
         }
         let len = usize::try_from(len).map_err(|_| Errno::EINVAL)?;
-        let value = memory::read_bytes(&self.brokered.memory, self.arg(3), len)?;
+        let value = memory::read_bytes(&*self.memory()?, self.arg(3), len)?;
         if !self.still_waits() {
             return Err(Errno::EINTR);
         }

@@ -41,7 +41,7 @@ impl Request<'_> {
         let socket = self.socket()?;
         let to = (self.arg(4) != 0).then(|| self.address(self.arg(4), self.arg(5))).transpose()?;
         let len = self.bounded(&socket, self.arg(2))?;
-        let bytes = memory::read_bytes(&self.brokered.memory, self.arg(1), len)?;
+        let bytes = memory::read_bytes(&*self.memory()?, self.arg(1), len)?;
         self.send(socket, "sendto", Message { to, bytes, flags: self.int(3) })
     }
 
@@ -88,7 +88,7 @@ impl Request<'_> {
 
     /// The message at `at`, read once; the refusal if it carries what is no byte.
     fn message(&self, socket: &Socket, at: u64, flags: u32) -> Result<Result<Message, Answer>, Errno> {
-        let memory = &self.brokered.memory;
+        let memory = &*self.memory()?;
         let header = memory::read_bytes(memory, at, MESSAGE_BYTES)?;
         let (name, name_len) = (number(&header, 0)?, number(&header, 8)?);
         let (pieces, count) = (number(&header, 16)?, number(&header, 24)?);
