@@ -9,7 +9,8 @@ use rig::libraries::constructor_that;
 use rig::plugins::Attempts;
 use rig::{Scratch, active, library, loaded, probe, probe_with};
 use sandbox_core::{
-    App, AuditLog, PERMISSION_FILE_READ, PluginPolicy, PluginSandbox, PluginSandboxManager, ResourceLimits,
+    App, AuditLog, PERMISSION_FILE_READ, PERMISSION_PROCESS, PluginPolicy, PluginSandbox,
+    PluginSandboxManager, ResourceLimits,
 };
 
 fn whole_life() {
@@ -60,6 +61,21 @@ fn ends_of_all_kinds() {
     assert!(plugin.attempt("threads", "8").got_it());
 }
 
+fn programs_and_what_they_leave() {
+    let with_programs = || probe_with(PluginPolicy::new().permission(PERMISSION_PROCESS));
+    let plugin = with_programs();
+    assert_eq!(plugin.attempt("run", "/bin/cat\n\ntext").text(), "exit 0\ntext");
+    for leaves in ["sleepers", "daemon", "stopped"] {
+        assert!(plugin.attempt(leaves, "1").got_it(), "{leaves}");
+    }
+    plugin.unload_plugin().expect("it unloads");
+    for end in ["abort", "ptrace", "close_channel"] {
+        let plugin = with_programs();
+        assert!(plugin.attempt("fork_bomb", "").got_it());
+        plugin.refused(end, "");
+    }
+}
+
 fn dropped_in_every_state() {
     drop(PluginSandbox::new("probe", PluginPolicy::new()).expect("a sandbox"));
     drop(loaded("probe", PluginPolicy::new(), library("probe")));
@@ -104,6 +120,7 @@ fn nothing_is_left_behind_however_plugins_end() {
         ("a whole life", whole_life as fn()),
         ("libraries that are refused", refused_libraries),
         ("ends of all kinds", ends_of_all_kinds),
+        ("programs and what they leave", programs_and_what_they_leave),
         ("sandboxes dropped in every state", dropped_in_every_state),
         ("many plugins at once", many_at_once),
     ] {

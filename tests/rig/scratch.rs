@@ -62,6 +62,21 @@ impl Scratch {
         path
     }
 
+    /// Writes a script and gives its path.
+    pub fn script(&self, name: &str, contents: &str) -> String {
+        let path = self.file(name, contents);
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("it is ours");
+        path
+    }
+
+    /// Copies a program of the system's, and gives the copy's path.
+    pub fn program(&self, name: &str, original: &str) -> String {
+        let path = self.at(name);
+        fs::copy(original, &path).expect("programs can be read");
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("it is ours");
+        path
+    }
+
     /// Makes a FIFO and gives its path.
     pub fn fifo(&self, name: &str) -> String {
         let path = self.at(name);

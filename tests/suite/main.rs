@@ -20,6 +20,7 @@ mod modules;
 mod network;
 mod order;
 mod permissions;
+mod processes;
 mod prompting;
 mod revoke;
 mod services;

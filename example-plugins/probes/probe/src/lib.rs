@@ -15,6 +15,7 @@ mod machine;
 mod memory;
 mod messages;
 mod network;
+mod processes;
 mod services;
 mod threads;
 
@@ -131,6 +132,24 @@ impl Plugin for Probe {
             "talk_to_itself" => network::talk_to_itself(),
             "fork" => kernel::fork(),
             "exec" => kernel::exec(payload),
+            "run" => processes::run(payload),
+            "run_by_fork" => processes::run_by_fork(payload),
+            "run_as" => processes::run_as(payload),
+            "run_and_kill" => processes::run_and_kill(payload),
+            "system" => processes::system(payload),
+            "popen" => processes::popen(payload),
+            "child_that_aborts" => processes::child_that_aborts(),
+            "child_that_computes" => processes::child_that_computes(payload),
+            "sleepers" => processes::sleepers(payload),
+            "fork_bomb" => processes::fork_bomb(),
+            "daemon" => processes::daemon(),
+            "stopped" => processes::stopped(),
+            "in_child" => {
+                let (method, rest) = split_line(payload);
+                let method = String::from_utf8_lossy(method).into_owned();
+                let answer = |payload: &[u8]| self.call(&method, payload).unwrap_or_default();
+                processes::in_child(rest, answer)
+            }
             "kill" => number(payload).and_then(kernel::ask_about_process),
             "memfd" => kernel::memory_file(),
             "ptrace" => kernel::trace_me(),

@@ -1,0 +1,198 @@
+//! Attempts to start programs, as unmodified code does it: the standard library, and a C library's shell.
+
+use std::ffi::CString;
+use std::io::{self, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, Output, Stdio};
+
+use crate::{Attempt, check, number, split_line, text};
+
+/// A program and its arguments, one a line; what is behind an empty line goes to its standard input.
+fn command(payload: &[u8]) -> io::Result<(Command, String)> {
+    let payload = text(payload)?;
+    let (words, input) = payload.split_once("\n\n").unwrap_or((payload, ""));
+    let mut words = words.lines();
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Ok((command, input.to_owned()))
+}
+
+fn talk(mut child: Child, input: &str) -> io::Result<Output> {
+    if let Some(mut pipe) = child.stdin.take() {
+        let _ = pipe.write_all(input.as_bytes()); // a program need not read it
+    }
+    child.wait_with_output()
+}
+
+fn told(output: &Output) -> Vec<u8> {
+    let mut told = match (output.status.code(), output.status.signal()) {
+        (Some(code), _) => format!("exit {code}\n"),
+        (None, signal) => format!("signal {}\n", signal.unwrap_or(0)),
+    }
+    .into_bytes();
+    told.extend(&output.stdout);
+    told.extend(&output.stderr);
+    told
+}
+
+/// Starts a program and waits for it, by posix_spawn(3).
+pub(crate) fn run(payload: &[u8]) -> Attempt {
+    let (mut command, input) = command(payload)?;
+    command.env_clear().env("GREETING", "hello");
+    Ok(told(&talk(command.spawn()?, &input)?))
+}
+
+/// The same by fork(2) and execve(2).
+pub(crate) fn run_by_fork(payload: &[u8]) -> Attempt {
+    let (mut command, input) = command(payload)?;
+    // SAFETY: nothing is done between the two.
+    unsafe { command.pre_exec(|| Ok(())) };
+    Ok(told(&talk(command.spawn()?, &input)?))
+}
+
+/// The same under another name, its argument 0.
+pub(crate) fn run_as(payload: &[u8]) -> Attempt {
+    let (name, rest) = split_line(payload);
+    let (mut command, input) = command(rest)?;
+    command.arg0(text(name)?);
+    Ok(told(&talk(command.spawn()?, &input)?))
+}
+
+/// What system(3) comes to.
+pub(crate) fn system(payload: &[u8]) -> Attempt {
+    let line = CString::new(payload).map_err(io::Error::other)?;
+    // SAFETY: a terminated string that lives until the call returns.
+    let status = check(unsafe { libc::system(line.as_ptr()) })?;
+    Ok(status.to_string().into_bytes())
+}
+
+/// What a shell's line prints, by popen(3).
+pub(crate) fn popen(payload: &[u8]) -> Attempt {
+    let line = CString::new(payload).map_err(io::Error::other)?;
+    // SAFETY: terminated strings.
+    let stream = unsafe { libc::popen(line.as_ptr(), c"r".as_ptr()) };
+    if stream.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    let mut told = vec![0u8; 4096];
+    // SAFETY: writes at most so many bytes to a buffer of that size; the stream is open.
+    let len = unsafe { libc::fread(told.as_mut_ptr().cast(), 1, told.len(), stream) };
+    told.truncate(len);
+    // SAFETY: open, and not used afterwards.
+    check(unsafe { libc::pclose(stream) })?;
+    Ok(told)
+}
+
+/// A program that would sleep for long, ended by a signal.
+pub(crate) fn run_and_kill(payload: &[u8]) -> Attempt {
+    let (mut command, _) = command(payload)?;
+    let mut child = command.spawn()?;
+    child.kill()?;
+    let status = child.wait()?;
+    Ok(format!("signal {}", status.signal().unwrap_or(0)).into_bytes())
+}
+
+/// A child of this very code that aborts.
+pub(crate) fn child_that_aborts() -> Attempt {
+    let status = wait_for(fork(|| std::process::abort())?)?;
+    Ok(format!("signal {}", status & 0x7f).into_bytes())
+}
+
+/// So many children at once, each of which sleeps; and how many there could be.
+pub(crate) fn sleepers(payload: &[u8]) -> Attempt {
+    let wanted = number(payload)?;
+    let mut got = 0;
+    for _ in 0..wanted {
+        match fork(sleep) {
+            Ok(_) => got += 1,
+            Err(error) if got == 0 => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(got.to_string().into_bytes())
+}
+
+/// Children that start children, for as long as they can; and how many of the first generation there could be.
+pub(crate) fn fork_bomb() -> Attempt {
+    fn multiply() {
+        for _ in 0..64 {
+            let _ = fork(multiply);
+        }
+        sleep();
+    }
+    fork(multiply)?;
+    Ok(Vec::new())
+}
+
+/// A child whose child outlives it, in a session of its own if that can be had.
+pub(crate) fn daemon() -> Attempt {
+    let first = fork(|| {
+        // SAFETY: takes and gives integers.
+        unsafe { libc::setsid() };
+        let _ = fork(sleep);
+    })?;
+    wait_for(first).map(|status| status.to_string().into_bytes())
+}
+
+/// A child that stands still.
+pub(crate) fn stopped() -> Attempt {
+    let child = fork(|| {
+        // SAFETY: a valid signal.
+        unsafe { libc::raise(libc::SIGSTOP) };
+        sleep();
+    })?;
+    let mut status = 0;
+    // SAFETY: fills the one integer that it is given; the child is this process's own.
+    #[expect(clippy::disallowed_methods, reason = "the child is the plugin's own")]
+    check(unsafe { libc::waitpid(child, &raw mut status, libc::WUNTRACED) })?;
+    Ok(format!("stopped {}", libc::WIFSTOPPED(status)).into_bytes())
+}
+
+/// A child that computes for so many milliseconds of its own CPU time, and is waited for or not.
+pub(crate) fn child_that_computes(payload: &[u8]) -> Attempt {
+    let millis = number(payload)?;
+    let child = fork(|| crate::threads::spin(millis).clear())?;
+    wait_for(child).map(|status| status.to_string().into_bytes())
+}
+
+/// What becomes of attempts in a child of this code: each a method of the probe, with its payload behind a blank.
+pub(crate) fn in_child(payload: &[u8], attempt: impl FnOnce(&[u8]) -> Vec<u8>) -> Attempt {
+    let (mut from, into) = io::pipe()?;
+    let child = fork(|| {
+        let _ = (&into).write_all(&attempt(payload));
+    })?;
+    drop(into);
+    let mut told = Vec::new();
+    from.read_to_end(&mut told)?;
+    wait_for(child)?;
+    Ok(told)
+}
+
+fn sleep() {
+    loop {
+        // SAFETY: waits for a signal.
+        unsafe { libc::pause() };
+    }
+}
+
+/// A child that does `work` and ends.
+#[expect(clippy::disallowed_methods, reason = "whether and how a plugin can fork is the question")]
+fn fork(work: impl FnOnce()) -> io::Result<i32> {
+    // SAFETY: the helper's other threads, if any, hold no lock that the child's work takes.
+    match check(unsafe { libc::fork() })? {
+        0 => {
+            work();
+            // SAFETY: ends this process without running anything of it.
+            unsafe { libc::_exit(0) }
+        }
+        child => i32::try_from(child).map_err(io::Error::other),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the child is the plugin's own")]
+fn wait_for(child: i32) -> io::Result<i32> {
+    let mut status = 0;
+    // SAFETY: fills the one integer that it is given.
+    check(unsafe { libc::waitpid(child, &raw mut status, 0) })?;
+    Ok(status)
+}
