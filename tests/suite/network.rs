@@ -432,3 +432,107 @@ fn a_revoke_ends_what_datagrams_come_and_go() {
     assert_eq!(server.seen(), 2);
     assert_eq!(plugin.attempt("udp_send_to", format!("{address} x")), REFUSED);
 }
+
+#[test]
+fn a_name_in_scope_is_answered_and_what_was_answered_is_reached_by_unmodified_code() {
+    let server = servers::tcp();
+    let port = server.address.port();
+    assert!(unconfined::attempt("talk_by_name", &format!("localhost {port} hello")).reached());
+    let by_name = format!("localhost {port} hello");
+    for scope in ["localhost".to_owned(), format!("localhost:{port}"), "*".to_owned(), format!("*:{port}")] {
+        let plugin = with([network(&scope)]);
+        assert_eq!(plugin.attempt("talk_by_name", &by_name), got("hello"), "{scope}");
+        assert!(plugin.attempt("look_up", "localhost").text().contains("127.0.0.1"), "{scope}");
+        assert!(plugin.attempt("look_up_c", "localhost").got_it(), "{scope}");
+    }
+    let plugin = with([PERMISSION_NETWORK]);
+    assert_eq!(plugin.attempt("talk_by_name", &by_name), got("hello"));
+    assert_eq!(plugin.attempt("talk_by_name", format!("LOCALHOST {port} hello")), got("hello"));
+    assert!(matches!(plugin.attempt("look_up", "nobody.invalid"), Answer::Failed(_)));
+}
+
+#[test]
+fn a_name_out_of_scope_is_not_answered_and_an_address_that_was_not_answered_is_not_reached() {
+    let server = servers::tcp();
+    let (port, address) = (server.address.port(), server.address.to_string());
+    for scope in
+        ["127.0.0.1".to_owned(), "example.org".to_owned(), "*.localhost".to_owned(), "listen:*".to_owned()]
+    {
+        let plugin = with([network(&scope)]);
+        let events = plugin.events();
+        assert!(matches!(plugin.attempt("look_up", "localhost"), Answer::Failed(_)), "{scope}");
+        let action = if scope == "listen:*" { "connect" } else { "lookup" };
+        if action == "lookup" {
+            expect_refusal(&events, action, "not granted");
+        }
+    }
+    let plugin = with([network(format!("localhost:{port}"))]);
+    assert_eq!(plugin.attempt("net_connect", &address), REFUSED, "before it was answered");
+    assert!(plugin.attempt("look_up", "localhost").got_it());
+    assert!(plugin.attempt("net_connect", &address).got_it(), "and after");
+    let other = servers::tcp();
+    assert_eq!(plugin.attempt("net_connect", other.address.to_string()), REFUSED, "another port");
+    plugin.revoke_permission(&network(format!("localhost:{port}")));
+    server.ended();
+    assert_eq!(plugin.attempt("net_connect", &address), REFUSED, "what was answered is no grant");
+    assert!(matches!(plugin.attempt("look_up", "localhost"), Answer::Failed(_)));
+    // A part of everything that is taken away is away under its name and under its address.
+    let plugin = with([PERMISSION_NETWORK]);
+    assert_eq!(plugin.attempt("talk_by_name", format!("localhost {port} hello")), got("hello"));
+    plugin.revoke_permission(&network("localhost"));
+    assert!(matches!(plugin.attempt("look_up", "localhost"), Answer::Failed(_)));
+    assert_eq!(plugin.attempt("net_connect", &address), REFUSED);
+}
+
+#[test]
+fn without_a_name_in_scope_there_is_no_name_server() {
+    assert!(matches!(probe().attempt("look_up", "localhost"), Answer::Failed(_)));
+    assert_eq!(probe().attempt("open", "/etc/resolv.conf"), REFUSED);
+    let plugin = with([network("localhost")]);
+    let text = plugin.attempt("open", "/etc/resolv.conf").text();
+    assert!(text.contains("192.0.2.53"), "the host's own is not told: {text}");
+}
+
+#[test]
+fn names_are_told_over_datagrams_too_and_nonsense_is_not_answered() {
+    let plugin = with([network("localhost"), PERMISSION_NETWORK]);
+    assert_eq!(plugin.attempt("udp_connect", "192.0.2.53:53"), got("0"));
+    let answer = plugin.attempt("dns_query", "0 localhost");
+    assert!(answer.text().starts_with("7 0 1"), "id, code, answers: {answer:?}");
+    let answer = plugin.attempt("dns_query", "0 nobody.invalid");
+    assert!(answer.text().starts_with("7 3 0"), "{answer:?}");
+    // What is no question closes the stream or is not answered; the next one is served as ever.
+    assert_eq!(plugin.attempt("net_connect", "192.0.2.53:53"), got("1"));
+    assert!(!plugin.attempt("net_talk", format!("1 {}", "x".repeat(3000))).got_it());
+    assert!(plugin.attempt("look_up", "localhost").got_it());
+}
+
+#[test]
+fn somebody_can_be_asked_about_a_name_and_then_about_the_connection() {
+    use sandbox_core::{PluginSandboxManager, Ruling};
+    let server = servers::tcp();
+    let port = server.address.port();
+    let (manager, (say, asked)) = (PluginSandboxManager::new(), crossbeam_channel::unbounded());
+    manager.set_decider(wait::PATIENCE, move |request| {
+        // Not about files, which the C library looks for on its way.
+        if request.permission.name() == "network" {
+            let _ = say.send(request.permission.to_string());
+        }
+        if request.permission.to_string().contains("localhost") { Ruling::AllowOnce } else { Ruling::Deny }
+    });
+    manager.register_plugin("probe", PluginPolicy::new()).expect("a new id");
+    manager.load_plugin("probe", rig::library("probe")).expect("it loads");
+    manager.activate_plugin("probe", ()).expect("it activates");
+    let plugin = manager.create_sandbox("probe").expect("it is there");
+    assert_eq!(plugin.attempt("talk_by_name", format!("localhost {port} hello")), got("hello"));
+    let questions: Vec<String> = asked.try_iter().collect();
+    assert_eq!(questions[0], "network:localhost");
+    assert!(
+        questions[1..].iter().all(|asked| *asked == format!("network:localhost:{port}")),
+        "{questions:?}"
+    );
+    assert!(matches!(plugin.attempt("look_up", "nobody.invalid"), Answer::Failed(_)));
+    assert!(asked.try_iter().any(|asked| asked == "network:nobody.invalid"));
+    assert_eq!(plugin.attempt("net_connect", "127.0.0.2:9"), REFUSED);
+    assert_eq!(asked.try_iter().collect::<Vec<_>>(), ["network:127.0.0.2:9"]);
+}

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::broker::Workers;
+use super::broker::{Relays, Workers};
 use super::cgroup::Groups;
 use super::lock::lock;
 use super::reactor::Reactor;
@@ -24,6 +24,7 @@ const SETTLE_INTERVAL: Duration = Duration::from_millis(500);
 pub(crate) struct Core {
     pub(crate) reactor: Reactor,
     pub(crate) broker: Workers,
+    pub(crate) relays: Relays,
     pub(crate) services: ServicePool,
     pub(crate) groups: Groups,
     next_helper: AtomicU32,
@@ -81,6 +82,7 @@ impl Runtime {
         let core = Arc::new(Core {
             reactor: Reactor::new()?,
             broker: Workers::new()?,
+            relays: Relays::new()?,
             services: ServicePool::new(),
             groups: Groups::find(),
             next_helper: AtomicU32::new(0),
@@ -121,6 +123,7 @@ impl Drop for Runtime {
         }
         self.core.reactor.stop();
         self.core.broker.stop();
+        self.core.relays.stop();
         self.core.services.stop();
         let own = std::thread::current().id();
         for thread in lock(&self.threads).drain(..) {

@@ -123,6 +123,7 @@ impl Plugin for Probe {
             "send_descriptor" => self.network.send_descriptor(payload),
             "send_descriptor_to_itself" => network::send_descriptor_to_itself(),
             "talk_by_name" => network::talk_by_name(payload),
+            "dns_query" => network::dns_query(&self.network, payload),
             "look_up" => network::look_up(payload),
             "look_up_c" => network::look_up_c(payload),
             "unix_talk" => network::talk_unix(payload),

@@ -335,6 +335,21 @@ fn receive(socket: &UdpSocket) -> Attempt {
     Ok(bytes)
 }
 
+/// `INDEX NAME`: asks a name server for its IPv4 addresses; the id, the code and the number of addresses of its answer.
+pub(crate) fn dns_query(held: &Held, payload: &[u8]) -> Attempt {
+    let [index, name] = words(payload)?;
+    let socket = borrowed::<UdpSocket>(held.fd(index)?);
+    let mut question = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        question.push(u8::try_from(label.len()).unwrap_or(0));
+        question.extend_from_slice(label.as_bytes());
+    }
+    question.extend([0, 0, 1, 0, 1]);
+    socket.send(&question)?;
+    let answer = receive(&socket)?;
+    Ok(format!("{} {} {}", answer[1], answer[3] & 15, answer[7]).into_bytes())
+}
+
 /// `HOST PORT TEXT`: looks the host up, connects, sends and reads back.
 pub(crate) fn talk_by_name(payload: &[u8]) -> Attempt {
     let [host, port, word] = words(payload)?;

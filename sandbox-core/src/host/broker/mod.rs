@@ -31,7 +31,7 @@ use std::sync::Arc;
 pub(crate) use files::Folders;
 pub(crate) use handles::Handles;
 pub(crate) use loader::Served;
-pub(crate) use network::Network;
+pub(crate) use network::{Network, Relays};
 pub(crate) use revoke::{HeldFiles, take_back};
 pub(crate) use under_way::UnderWay;
 pub(crate) use workers::Workers;

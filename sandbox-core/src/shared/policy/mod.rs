@@ -16,6 +16,7 @@ pub(crate) use grants::{Grants, Verdict};
 pub use layers::{Demand, Layer, LayerPolicy};
 pub use limits::{LimitError, ResourceLimits};
 pub use network::NetworkScope;
+pub(crate) use network::host_name;
 pub use permission::{
     PERMISSION_FILE_READ, PERMISSION_FILE_WRITE, PERMISSION_NETWORK, PERMISSION_PLUGIN, PERMISSION_PROCESS,
     PERMISSION_SYSTEM, PERMISSION_UI, PermissionError, PluginPermission, STANDARD_PERMISSIONS,

@@ -167,7 +167,7 @@ fn is_below(name: &str, domain: &str) -> bool {
 }
 
 /// A host's name as it is compared: in lower case, without a dot at its end.
-fn host_name(text: &str) -> Result<String, &'static str> {
+pub(crate) fn host_name(text: &str) -> Result<String, &'static str> {
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     let labels = || name.split('.');
     let plain = |label: &str| {

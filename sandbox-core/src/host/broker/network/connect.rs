@@ -11,8 +11,9 @@ use rustix::net::sockopt::Timeout;
 
 use super::address::Address;
 use super::connections::{Connections, Peer};
+use super::names::{self, Conversation};
 use super::sockets::{Socket, from_rustix};
-use super::{Answer, Call, Request};
+use super::{Answer, Call, Request, relay};
 use crate::host::broker::parked::Wait;
 
 /// How long a connection may take to be made: the kernel itself gives up a little earlier.
@@ -24,6 +25,10 @@ impl Request<'_> {
         let address = self.address(self.arg(1), self.arg(2))?;
         let mut connections = self.brokered.network.connections();
         match address {
+            Address::Internet(names::SERVER) if socket.is_internet() => self.connect_to_resolver(&socket),
+            Address::Internet(peer) if peer.port() == 0 && socket.is_internet() && !socket.is_stream() => {
+                self.point_at(&socket, peer)
+            }
             Address::Internet(peer) if socket.is_internet() => {
                 self.connect_to(socket, peer, &mut connections)
             }
@@ -32,12 +37,40 @@ impl Request<'_> {
                 connections.reaches_nobody(socket.inode);
                 Ok(Answer::Value(0))
             }
+            Address::Unix(path) if names::is_name_cache(&path) => Err(Errno::ENOENT),
             Address::UnixWithoutPath | Address::Unix(_) => {
                 let call = Call { action: "connect", object: "a Unix socket" };
                 Ok(self.refuse_call(call, Errno::EACCES, "not granted"))
             }
             _ => Err(Errno::EAFNOSUPPORT),
         }
+    }
+
+    /// The address that a plugin takes for its name server's is the host's own.
+    fn connect_to_resolver(&self, socket: &Socket) -> Result<Answer, Errno> {
+        if !self.may_look_up() {
+            let call = Call { action: "connect", object: "the name server" };
+            return Ok(self.refuse_call(call, Errno::EACCES, "not granted"));
+        }
+        let core = self.instance.core.upgrade().ok_or(Errno::ECONNREFUSED)?;
+        let end = relay::lead_here(socket)?;
+        core.relays.converse(Conversation::new(end, socket.is_stream(), self)?)?;
+        Ok(Answer::Value(0))
+    }
+
+    /// Points a datagram socket at a host and no port, by which C libraries find out from where they would send: nothing is
+    /// sent. Who may reach the host at some port may do this; others are refused without a word.
+    fn point_at(&self, socket: &Socket, peer: SocketAddr) -> Result<Answer, Errno> {
+        let grants = self.grants();
+        let granted = super::ports_of(&grants).into_iter().any(|port| {
+            let scopes = self.scopes_of(SocketAddr::new(peer.ip(), port.unwrap_or(0)));
+            grants.judge_as(super::NETWORK, &scopes).is_granted()
+        });
+        if !granted {
+            return Err(Errno::EACCES);
+        }
+        socket.connect(peer)?;
+        Ok(Answer::Value(0))
     }
 
     fn connect_to(

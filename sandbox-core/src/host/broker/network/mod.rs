@@ -7,7 +7,9 @@ mod address;
 mod connect;
 mod connections;
 mod listen;
+mod names;
 mod options;
+mod relay;
 mod send;
 mod sockets;
 
@@ -19,6 +21,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 
 use self::address::Address;
 use self::connections::Connections;
+use self::names::Names;
+pub(crate) use self::relay::Relays;
 use self::sockets::{Socket, from_rustix};
 use super::requests::{Answer, Attempt, Refused, Request};
 use super::{Brokered, memory};
@@ -33,6 +37,9 @@ const NETWORK: &str = "network";
 #[derive(Debug, Default)]
 pub(crate) struct Network {
     connections: Mutex<Connections>,
+    names: Mutex<Names>,
+    /// Held while somebody is asked about a name.
+    asking: Mutex<()>,
     /// Whether the kernel lets the host have copies of the plugin's descriptors.
     reachable: OnceLock<bool>,
 }
@@ -61,6 +68,11 @@ impl Network {
     fn connections(&self) -> MutexGuard<'_, Connections> {
         lock(&self.connections)
     }
+
+    /// The names that it was told. Taken after `connections`, by whoever holds both.
+    fn names(&self) -> MutexGuard<'_, Names> {
+        lock(&self.names)
+    }
 }
 
 /// Shuts the sockets that `revoked` had opened and `grants`, as they now are, do not; calls that wait are judged anew.
@@ -84,6 +96,18 @@ pub(super) fn take_back(
     if let Some(core) = instance.core.upgrade() {
         core.broker.recheck(instance.id);
     }
+}
+
+/// The ports that a grant or a denial names, and none: what holds for each of these holds for any.
+fn ports_of(grants: &Grants) -> Vec<Option<u16>> {
+    let named = grants.scopes(NETWORK).filter_map(|scope| match scope {
+        Some(Scope::Network(scope)) => scope.port(),
+        _ => None,
+    });
+    let mut ports: Vec<u16> = named.collect();
+    ports.sort_unstable();
+    ports.dedup();
+    std::iter::once(None).chain(ports.into_iter().map(Some)).collect()
 }
 
 /// A call on a socket that is judged.
@@ -204,7 +228,7 @@ impl Request<'_> {
     // ---- what several calls do
 
     /// Whether `network` is held at a scope that is about this, or without a scope.
-    fn holds_network(&self, about: impl Fn(&NetworkScope) -> bool) -> bool {
+    pub(super) fn holds_network(&self, about: impl Fn(&NetworkScope) -> bool) -> bool {
         self.grants().list().iter().filter(|permission| permission.name() == NETWORK).any(|permission| {
             permission.scope().is_none_or(|scope| matches!(scope, Scope::Network(scope) if about(scope)))
         })
@@ -212,7 +236,10 @@ impl Request<'_> {
 
     /// The scopes that `peer` is known under: its address, and the names that it was found by.
     fn scopes_of(&self, peer: SocketAddr) -> Vec<Scope> {
-        vec![Scope::Network(NetworkScope::to(peer))]
+        let names = self.brokered.network.names();
+        let found =
+            names.of(peer.ip()).iter().filter_map(|name| NetworkScope::to_name(name, Some(peer.port())));
+        std::iter::once(NetworkScope::to(peer)).chain(found).map(Scope::Network).collect()
     }
 
     /// Whether there is room for one more connection, which the socket `inode` is to be; the refusal if not.

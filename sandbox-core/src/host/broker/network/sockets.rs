@@ -93,3 +93,10 @@ fn is_ready(fd: BorrowedFd<'_>, flags: PollFlags) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
 }
+
+/// Waits for one of these, for as long as the loopback address may need: a few milliseconds.
+pub(super) fn wait_briefly(fd: BorrowedFd<'_>, flags: PollFlags) {
+    let mut fds = [PollFd::new(&fd, flags)];
+    let briefly = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+    let _ = poll(&mut fds, Some(&briefly));
+}
