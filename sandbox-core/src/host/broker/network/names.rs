@@ -357,8 +357,7 @@ fn take_question(
                     Some(())
                 }
             };
-            let asked =
-                std::thread::Builder::new().name("plugin-prompt".to_owned()).spawn(move || drop(ask()));
+            let asked = std::thread::Builder::new().name("plugin-prompt".to_owned()).spawn(ask);
             if asked.is_ok() { None } else { reply(&question.bytes, RCODE::NameError, &[]) }
         }
         Err((rule, _)) => {

@@ -166,7 +166,9 @@ impl Inner {
 
     /// A socket stays in an epoll for as long as anybody has it open.
     fn unwatch_all(&self, line: &Line) {
-        let unwatch = |socket: BorrowedFd<'_>| drop(epoll::delete(&self.epoll, socket));
+        let unwatch = |socket: BorrowedFd<'_>| {
+            let _ = epoll::delete(&self.epoll, socket);
+        };
         match line {
             Line::Names(conversation) => unwatch(conversation.socket()),
             Line::Idle(near) => unwatch(near.as_fd()),
