@@ -3,10 +3,12 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rig::plugins::Attempts;
 use rig::unconfined::{self, Outcome};
+use rig::wait::PATIENCE;
 use rig::{Answer, Scratch, probe, probe_with};
 use sandbox_core::{
     PERMISSION_FILE_READ, PERMISSION_FILE_WRITE, PluginPermission, PluginPolicy, PluginSandbox,
@@ -410,4 +412,114 @@ fn a_held_descriptor_changes_nothing_that_is_not_granted_any_more() {
     plugin.revoke_permission(&write(&tree));
     assert_eq!(chmod(0o666), REFUSED);
     assert_eq!(fs::metadata(&file).expect("ours").mode() & 0o777, 0o600);
+}
+
+/// What a churn turns over: places whose files name them, each with some depth.
+fn turned(scratch: &Scratch, name: &str) -> String {
+    for place in ["tree", "tree/part", "tree/toggled", "ro", "wo", "outside"] {
+        for file in ["a", "b", "deep/a", "deep/part/a"] {
+            scratch.file(&format!("{name}/{place}/{file}"), format!("{}\n", place.replace('/', "-")));
+        }
+    }
+    scratch.at(name)
+}
+
+/// Every file below a folder, with its contents.
+fn everything(folder: &Path) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("ours").map(|entry| entry.expect("ours")) {
+        if entry.file_type().expect("ours").is_dir() {
+            found.extend(everything(&entry.path()));
+        } else {
+            found.push((entry.path(), fs::read_to_string(entry.path()).unwrap_or_default()));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn whatever_is_made_moved_and_linked_nothing_opens_that_is_not_granted() {
+    const STEPS: u32 = 2500;
+    let own_seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    let own_seed = u64::from(own_seed.subsec_nanos());
+    let scratch = Scratch::new();
+    for seed in [1, 2, own_seed] {
+        println!("seed {seed}");
+        let folder = turned(&scratch, &format!("inside-{seed}"));
+        let at = |place: &str| format!("{folder}/{place}");
+        let (tree, toggled, ro, wo) = (at("tree"), at("tree/toggled"), at("ro"), at("wo"));
+        let policy =
+            PluginPolicy::new().permissions([read(&tree), write(&tree), read(&ro), write(&wo)]).limits(
+                ResourceLimits::default().call_timeout(PATIENCE).max_file_handles(64).max_cpu_time_sec(None),
+            );
+        let plugin = probe_with(policy);
+        for permission in [read(&at("tree/part")), write(&at("tree/part"))] {
+            plugin.revoke_permission(&permission);
+        }
+        let untouched = ["tree/part", "ro", "outside"].map(|place| PathBuf::from(at(place)));
+        let before = untouched.each_ref().map(|place| everything(place));
+        let done = AtomicBool::new(false);
+        let found = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for turn in 0.. {
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    for permission in [read(&toggled), write(&toggled), read(&at("outside/door"))] {
+                        if turn % 2 == 0 {
+                            plugin.revoke_permission_leaving_open(&permission);
+                        } else {
+                            plugin.grant_permission(permission);
+                        }
+                    }
+                }
+            });
+            let found = plugin.attempt("churn", format!("{seed} {STEPS}\n{folder}")).text();
+            done.store(true, Ordering::Relaxed);
+            found
+        });
+        let (counts, tags) = found.split_once('\n').expect("a line of counts");
+        let (changes, reads) = counts.split_once(' ').expect("two counts");
+        assert!(changes != "0" && reads != "0", "seed {seed}: {found}");
+        for tag in tags.lines() {
+            let granted = ["tree", "tree-toggled", "ro", "made", ""];
+            assert!(granted.contains(&tag), "seed {seed}: what is in {tag} was read");
+        }
+        assert!(tags.lines().any(|tag| tag == "tree"), "seed {seed}: {found}");
+        assert_eq!(untouched.each_ref().map(|place| everything(place)), before, "seed {seed}");
+    }
+    // The control: the same steps reach everything where nothing holds them.
+    let folder = turned(&scratch, "control");
+    let control = unconfined::attempt("churn", &format!("1 {STEPS}\n{folder}"));
+    let Outcome::Answered(found) = control else { panic!("{control:?}") };
+    let found = found.text();
+    for tag in ["outside", "wo", "tree-part"] {
+        assert!(found.lines().any(|line| line == tag), "{tag}: {found}");
+    }
+}
+
+#[test]
+fn a_folders_descriptor_leads_nowhere_but_below_it() {
+    let scratch = Scratch::new();
+    let folder = furnished(&scratch, "granted/folder");
+    scratch.file("granted/beside", "beside");
+    scratch.link("granted/folder/up", "../beside");
+    scratch.link("granted/folder/away", scratch.at("granted/beside"));
+    let paths =
+        ["a", "..", "../beside", "../../..", "up", "away", "d/../../beside", "/", "/etc/passwd"].join("\n");
+    let plugin = granted([read(&folder)]);
+    let answer = plugin.attempt("look_past", format!("{folder}\n{paths}")).text();
+    let nothing = libc::ENOENT.to_string();
+    let own_root = "something"; // an empty one
+    let expected =
+        ["something", "itself", &nothing, "itself", &nothing, &nothing, &nothing, own_root, &nothing]
+            .join(" ");
+    assert_eq!(answer, expected);
+    let outside = unconfined::attempt("look_past", &format!("{folder}\n{paths}"));
+    assert_eq!(
+        outside,
+        Outcome::Answered(got(&["something"; 9].join(" "))),
+        "any other folder's leads anywhere"
+    );
 }

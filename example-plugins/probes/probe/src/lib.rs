@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "asks the kernel directly, as a plugin that means harm would")]
 
 mod channel;
+mod churn;
 mod facts;
 mod file_changes;
 mod files;
@@ -74,6 +75,8 @@ impl Plugin for Probe {
             "mprotect_exec_file" => files::map_then_exec(payload),
 
             "fs" => file_changes::by_std(payload),
+            "churn" => churn::churn(payload),
+            "look_past" => churn::look_past(payload),
             "tour" => file_changes::tour_by_std(payload),
             "tour_c" => file_changes::tour_by_c(payload),
 
