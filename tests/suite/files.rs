@@ -227,15 +227,22 @@ fn a_revoked_part_stays_closed_whatever_is_moved_linked_or_climbed_around_it() {
         ("link", vec![secret.clone(), at("other/known")]),
         ("read", vec![at("other/../up/part/secret")]),
         ("names", vec![part.clone()]),
-        // Its names and sizes could be seen through the folder's descriptor.
-        ("names", vec![at("up")]),
-        ("names", vec![tree.clone()]),
         ("go", vec![at("up"), "part/secret".to_owned()]),
         ("go", vec![at("up/part"), "secret".to_owned()]),
     ] {
         let answer = by_std(&plugin, operation, &paths.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!(answer, REFUSED, "{operation} {paths:?}");
     }
+    // By what the kernel shows of a folder's descriptor there is nothing of it either.
+    assert_eq!(by_std(&plugin, "names", &[&tree]), got("other/ up/"));
+    assert_eq!(plugin.attempt("look_past", format!("{}\nup\nup/part", tree)), got("something 2"));
+    plugin.revoke_permission(&write(&part));
+    assert_eq!(
+        by_std(&plugin, "names", &[&at("up")]),
+        got("beside"),
+        "neither read nor written it is not told"
+    );
+    plugin.grant_permission(write(&part));
     assert_eq!(by_std(&plugin, "symlink", &["../up/part/secret", &at("other/soft")]), got(""));
     assert_eq!(by_std(&plugin, "read", &[&at("other/soft")]), REFUSED, "a link is judged by where it leads");
     assert_eq!(by_std(&plugin, "go", &[&at("up"), "beside"]), got(&format!("{} beside", at("up"))));
@@ -522,4 +529,30 @@ fn a_folders_descriptor_leads_nowhere_but_below_it() {
         Outcome::Answered(got(&["something"; 9].join(" "))),
         "any other folder's leads anywhere"
     );
+}
+
+#[test]
+fn a_folder_in_which_something_is_mounted_is_listed_too() {
+    let plugin = granted([PERMISSION_FILE_READ]);
+    let Outcome::Answered(outside) = unconfined::attempt("fs", "names\n/") else {
+        panic!("the control answers")
+    };
+    assert_eq!(by_std(&plugin, "names", &["/"]), outside);
+    assert!(outside.text().contains("proc/"));
+    let beyond = plugin.attempt("look_past", "/\nproc\nproc/self\nproc/1/environ\netc/passwd").text();
+    assert_eq!(beyond, "something 2 2 2", "there is nothing behind the names");
+}
+
+#[test]
+fn a_folder_with_many_long_names_is_listed_whole() {
+    let scratch = Scratch::new();
+    let tree = scratch.folder("tree");
+    let hidden = scratch.folder("tree/hidden");
+    let names: Vec<_> = (0..300).map(|n| format!("{n:0>3}{}", "x".repeat(n % 250))).collect();
+    names.iter().for_each(|name| drop(scratch.file(&format!("tree/{name}"), "")));
+    let plugin = granted([read(&tree)]);
+    plugin.revoke_permission(&read(&hidden));
+    let mut sorted = names;
+    sorted.sort();
+    assert_eq!(by_std(&plugin, "names", &[&tree]).text(), sorted.join(" "));
 }

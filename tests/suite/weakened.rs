@@ -15,8 +15,8 @@ use rig::plugins::{Attempts, explained};
 use rig::unconfined::{self, Outcome};
 use rig::{Answer, Scratch, active, libraries, library};
 use sandbox_core::{
-    Demand, EventKind, Layer, LayerPolicy, PERMISSION_FILE_READ, PERMISSION_NETWORK, PluginPolicy,
-    PluginSandbox, PluginSandboxError, PluginState,
+    Demand, EventKind, Layer, LayerPolicy, PERMISSION_FILE_READ, PERMISSION_FILE_WRITE, PERMISSION_NETWORK,
+    PluginPolicy, PluginSandbox, PluginSandboxError, PluginState,
 };
 
 /// What children of this module's can be told to do.
@@ -145,6 +145,17 @@ fn best_effort(_: &[String]) -> Vec<u8> {
         }
         _ => None,
     });
+    let tree = scratch.folder("tree");
+    for permission in [PERMISSION_FILE_READ, PERMISSION_FILE_WRITE] {
+        plugin.grant_permission(permission.scoped_to_path(&tree).expect("absolute"));
+    }
+    let made = scratch.at("tree/made");
+    assert!(plugin.attempt("fs", format!("create new\n{made}")).got_it());
+    assert_eq!(plugin.attempt("fs", format!("read\n{made}")), Answer::Got(b"new".to_vec()));
+    assert_eq!(plugin.attempt("fs", format!("go\n{tree}\nmade")), Answer::Got(format!("{tree} new").into()));
+    assert_eq!(plugin.attempt("fs", format!("write\n{}", scratch.at("other"))), refused);
+    // Nobody makes a copy of a folder here, and the descriptor of any other would lead out of it.
+    assert_eq!(plugin.attempt("fs", format!("names\n{tree}")), refused);
     plugin.revoke_permission_leaving_open(&PERMISSION_FILE_READ);
     assert_eq!(plugin.attempt("open", &file), refused);
     for (method, payload) in

@@ -6,12 +6,16 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use rustix::mount::OpenTreeFlags;
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string, fsmount,
+    fsopen,
+};
 
 use super::reap::Living;
 use super::view;
 use crate::shared::sys::mount_attr::{self, Access};
-use crate::shared::wire::zygote::{HelperId, Task};
+use crate::shared::wire::zygote::{HelperId, Name, NameKind, Task};
 
 /// What the zygote can do for the host at once.
 pub(crate) struct Workshop {
@@ -29,6 +33,15 @@ impl Workshop {
     ) -> Result<Option<OwnedFd>, Errno> {
         match task {
             Task::CopyFolder => copy_folder(given.first().ok_or(Errno::EBADF)?).map(Some),
+            Task::NewFolder => new_folder().map(Some).map_err(from_rustix),
+            Task::AddNames(names) => {
+                let folder = given.first().ok_or(Errno::EBADF)?;
+                names.iter().try_for_each(|name| add(folder, name)).map(|()| None).map_err(from_rustix)
+            }
+            Task::SealFolder => {
+                let folder = given.first().ok_or(Errno::EBADF)?;
+                mount_attr::seal_tree(folder.as_fd(), Access::Read).map(|()| None)
+            }
             Task::ShowProgram { helper, at } => {
                 let (home, program) =
                     (self.home.as_ref().ok_or(Errno::ENOSYS)?, given.first().ok_or(Errno::EBADF)?);
@@ -47,8 +60,32 @@ fn number(living: &Living, helper: HelperId) -> Option<i32> {
 fn copy_folder(folder: &OwnedFd) -> Result<OwnedFd, Errno> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    let copy =
-        rustix::mount::open_tree(folder, "", flags).map_err(|errno| Errno::from_raw(errno.raw_os_error()))?;
+    let copy = rustix::mount::open_tree(folder, "", flags).map_err(from_rustix)?;
     mount_attr::seal_tree(copy.as_fd(), Access::Read)?;
     Ok(copy)
+}
+
+fn from_rustix(errno: rustix::io::Errno) -> Errno {
+    Errno::from_raw(errno.raw_os_error())
+}
+
+fn new_folder() -> rustix::io::Result<OwnedFd> {
+    let fs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&fs, "mode", "0755")?;
+    fsconfig_create(&fs)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+fn add(folder: &OwnedFd, Name { name, kind }: &Name) -> rustix::io::Result<()> {
+    match kind {
+        NameKind::Folder => rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o755)),
+        NameKind::Link => rustix::fs::symlinkat(".", folder, name),
+        NameKind::File => {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o644)).map(drop)
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! The messages between host, launcher and zygote, over their SOCK_SEQPACKET socket; one packet each.
 
+use std::ffi::OsString;
+
 use serde::{Deserialize, Serialize};
 
 use super::report::Failure;
@@ -43,6 +45,28 @@ pub(crate) enum Task {
     },
     /// End every process of helpers that have ended. Done when none is left.
     Sweep,
+    /// Goes back with a new, detached folder with nothing in it.
+    NewFolder,
+    /// Comes with one of those: puts these names into it, with nothing behind them.
+    AddNames(Vec<Name>),
+    /// Comes with one of those, in which nothing changes from then on.
+    SealFolder,
+}
+
+/// A name in a folder that is there to be listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Name {
+    /// One plain component.
+    pub(crate) name: OsString,
+    pub(crate) kind: NameKind,
+}
+
+/// What a name seems to be of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum NameKind {
+    File,
+    Folder,
+    Link,
 }
 
 /// What launcher and zygote say to the host.

@@ -5,13 +5,14 @@
 //! what a call names from there is found from where the folder is in the host's tree.
 
 use std::collections::{HashMap, VecDeque};
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use nix::errno::Errno;
-use rustix::fs::{FileType, Mode, OFlags, Stat, fstat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat};
 
 use super::super::requests::{Answer, Attempt, Refused, Request};
 use super::from_rustix;
@@ -19,10 +20,17 @@ use super::named::Named;
 use super::tree::{Judged, Right, Tree, find_plain, resolved_path};
 use crate::host::lock::lock;
 use crate::host::procfs::{self, HostPid};
-use crate::shared::wire::zygote::Task;
+use crate::shared::wire::zygote::{MAX_PACKET_BYTES, Name, NameKind, Task};
 
 /// How many folders a plugin may hold descriptors of that still lead somewhere.
 const MOST_HANDED: usize = 1024;
+
+/// How many names a folder may have that cannot be handed out as it is.
+const MOST_NAMES: usize = 8192;
+
+/// How many bytes of them go into one packet to the zygote, and what each takes beside its own.
+const NAMES_PACKET_BYTES: usize = MAX_PACKET_BYTES - 128;
+const NAME_EXTRA_BYTES: usize = 8;
 
 /// How many processes of one plugin's are known to be somewhere.
 const MOST_PROCESSES: usize = 256;
@@ -41,9 +49,18 @@ struct State {
 
 #[derive(Debug, PartialEq, Eq)]
 struct Handed {
-    device: u64,
-    inode: u64,
+    /// What its descriptor is of.
+    held: Object,
+    /// What it stands for.
+    real: Object,
     path: PathBuf,
+}
+
+/// An object, by device and inode.
+type Object = (u64, u64);
+
+fn object(stat: &Stat) -> Object {
+    (stat.st_dev, stat.st_ino)
 }
 
 /// Serves a call about the current folder; `None` if this is none.
@@ -96,17 +113,18 @@ impl Folders {
 
     fn hand_out(&self, folder: Handed) {
         let mut state = lock(&self.0);
-        state.handed.retain(|known| (known.device, known.inode) != (folder.device, folder.inode));
+        state.handed.retain(|known| known.held != folder.held);
         if state.handed.len() >= MOST_HANDED {
             state.handed.pop_front();
         }
         state.handed.push_back(folder);
     }
 
-    fn path_of(&self, stat: &Stat) -> Option<PathBuf> {
+    /// What a descriptor of `held` stands for, and where that was last.
+    fn known(&self, held: Object) -> Option<(Object, PathBuf)> {
         let state = lock(&self.0);
-        let known = state.handed.iter().find(|known| known.is(stat));
-        known.map(|known| known.path.clone())
+        let known = state.handed.iter().find(|known| known.held == held);
+        known.map(|known| (known.real, known.path.clone()))
     }
 
     /// What was at one place is at the other now, and the other way round.
@@ -129,12 +147,6 @@ impl Folders {
     }
 }
 
-impl Handed {
-    fn is(&self, stat: &Stat) -> bool {
-        (self.device, self.inode) == (stat.st_dev, stat.st_ino)
-    }
-}
-
 impl Request<'_> {
     /// Where the caller is.
     pub(in super::super) fn current_folder(&self) -> PathBuf {
@@ -151,50 +163,102 @@ impl Request<'_> {
         if FileType::from_raw_mode(held.st_mode) != FileType::Directory {
             return Err(Errno::ENOTDIR);
         }
-        let path = self.brokered.folders.path_of(&held).ok_or(Errno::ENOENT)?;
+        let (real, path) = self.brokered.folders.known(object(&held)).ok_or(Errno::ENOENT)?;
         let found = find_plain(self.brokered.trees.read.as_fd(), &path).map_err(|_| Errno::ENOENT)?;
-        let found = fstat(&found).map_err(from_rustix)?;
         // Another may stand there by now.
-        let same = (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino);
+        let same = object(&fstat(&found).map_err(from_rustix)?) == real;
         if same { Ok(path) } else { Err(Errno::ENOENT) }
     }
 
-    /// Where the object is of which the caller holds this descriptor, and what it is.
-    pub(super) fn held(&self, number: i32) -> Result<(PathBuf, Stat), Errno> {
+    /// Where the object is of which the caller holds this descriptor, and which it is.
+    pub(super) fn held(&self, number: i32) -> Result<(PathBuf, Object), Errno> {
         let held = self.descriptor(number)?;
         let stat = fstat(&held).map_err(from_rustix)?;
-        let path = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => self.folder(number)?,
-            _ => resolved_path(&held).ok_or(Errno::EPERM)?,
-        };
-        Ok((path, stat))
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            let path = self.folder(number)?;
+            let (real, _) = self.brokered.folders.known(object(&stat)).ok_or(Errno::ENOENT)?;
+            return Ok((path, real));
+        }
+        Ok((resolved_path(&held).ok_or(Errno::EPERM)?, object(&stat)))
     }
 
     /// A descriptor of a folder, for listing it.
-    pub(super) fn folder_copy(&self, tree: &Tree<'_>, judged: &Judged) -> Result<OwnedFd, Refused> {
+    pub(super) fn open_folder(&self, tree: &Tree<'_>, judged: &Judged) -> Result<OwnedFd, Refused> {
         let refuse = |errno, rule: &str| Refused::new(errno, Some(&judged.resolved), rule);
-        // Through the descriptor a plugin can see the names and the attributes of all that is below.
-        if tree.denies_below(&judged.resolved) {
-            return Err(refuse(Errno::EACCES, "a folder of which a part is denied is not listed"));
-        }
         let Some(source) = &self.brokered.trees.source else {
             return Err(refuse(Errno::EACCES, "without namespaces no folder is listed"));
         };
-        let failed = |errno| refuse(errno, "no copy of it can be made");
-        let found = find_plain(source.as_fd(), &judged.resolved).map_err(failed)?;
-        let stat = fstat(&found).map_err(from_rustix).map_err(failed)?;
-        let handed =
-            Handed { device: judged.stat.st_dev, inode: judged.stat.st_ino, path: judged.resolved.clone() };
-        if !handed.is(&stat) {
-            return Err(failed(Errno::ENOENT));
-        }
-        let copy = self.brokered.zygote.perform(Task::CopyFolder, &[found.as_fd()]);
-        let copy = copy.and_then(|copy| copy.ok_or(Errno::EIO)).map_err(failed)?;
+        // By the descriptor a plugin can ask for the attributes of all that is below.
+        let copied = if tree.hides_below(&judged.resolved) {
+            Err(Errno::EINVAL)
+        } else {
+            self.copy_of(source, judged)
+        };
+        let folder = match copied {
+            // And below it something is mounted, which a copy of the folder alone would uncover.
+            Err(Errno::EINVAL) => self.names_of(tree, judged),
+            copied => copied,
+        };
+        let folder = folder.map_err(|errno| refuse(errno, "no copy of it can be made"))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let opened = rustix::fs::openat(&copy, ".", flags, Mode::empty()).map_err(from_rustix);
+        let opened = rustix::fs::openat(&folder, ".", flags, Mode::empty()).map_err(from_rustix);
         let opened = opened.map_err(|errno| refuse(errno, "the host's user may not"))?;
-        self.brokered.folders.hand_out(handed);
+        let stat = fstat(&opened).map_err(|errno| refuse(from_rustix(errno), "fstat"))?;
+        let (held, real) = (object(&stat), object(&judged.stat));
+        self.brokered.folders.hand_out(Handed { held, real, path: judged.resolved.clone() });
         Ok(opened)
+    }
+
+    /// A detached copy of the folder alone.
+    fn copy_of(&self, source: &OwnedFd, judged: &Judged) -> Result<OwnedFd, Errno> {
+        let found = find_plain(source.as_fd(), &judged.resolved)?;
+        if object(&fstat(&found).map_err(from_rustix)?) != object(&judged.stat) {
+            return Err(Errno::ENOENT);
+        }
+        self.brokered.zygote.perform(Task::CopyFolder, &[found.as_fd()])?.ok_or(Errno::EIO)
+    }
+
+    /// A folder with the same names as far as they may be seen, and nothing behind them.
+    fn names_of(&self, tree: &Tree<'_>, judged: &Judged) -> Result<OwnedFd, Errno> {
+        let listed = judged.open(OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut names = Vec::new();
+        for entry in Dir::new(listed).map_err(from_rustix)? {
+            let entry = entry.map_err(from_rustix)?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name == "." || name == ".." || !tree.is_in_sight(&judged.resolved.join(name)) {
+                continue;
+            }
+            if names.len() == MOST_NAMES {
+                return Err(Errno::ENOMEM);
+            }
+            let kind = match entry.file_type() {
+                FileType::Unknown => {
+                    let of = rustix::fs::statat(&judged.handle, name, AtFlags::SYMLINK_NOFOLLOW);
+                    of.map_or(FileType::Unknown, |of| FileType::from_raw_mode(of.st_mode))
+                }
+                known => known,
+            };
+            let kind = match kind {
+                FileType::Directory => NameKind::Folder,
+                FileType::Symlink => NameKind::Link,
+                _ => NameKind::File,
+            };
+            names.push(Name { name: name.to_owned(), kind });
+        }
+        let zygote = &self.brokered.zygote;
+        let folder = zygote.perform(Task::NewFolder, &[])?.ok_or(Errno::EIO)?;
+        let mut names = names.into_iter().peekable();
+        while names.peek().is_some() {
+            let mut room = NAMES_PACKET_BYTES;
+            let mut packet = Vec::new();
+            while let Some(name) = names.next_if(|name| name.name.len() + NAME_EXTRA_BYTES <= room) {
+                room -= name.name.len() + NAME_EXTRA_BYTES;
+                packet.push(name);
+            }
+            zygote.perform(Task::AddNames(packet), &[folder.as_fd()])?;
+        }
+        zygote.perform(Task::SealFolder, &[folder.as_fd()])?;
+        Ok(folder)
     }
 
     fn getcwd(&self, address: u64, room: u64) -> Answer {
@@ -240,7 +304,7 @@ mod tests {
     use super::*;
 
     fn handed(inode: u64, path: &str) -> Handed {
-        Handed { device: 1, inode, path: PathBuf::from(path) }
+        Handed { held: (1, inode), real: (1, inode), path: PathBuf::from(path) }
     }
 
     #[test]

@@ -35,9 +35,9 @@ impl Request<'_> {
 
     /// The name of what the caller holds this descriptor of.
     fn named_by(&self, number: i32) -> Result<Named, Errno> {
-        let (path, stat) = self.held(number)?;
+        let (path, object) = self.held(number)?;
         let walk = Walk { follow: false, resolve: ResolveFlags::NO_SYMLINKS };
         let path = path.into_os_string().into_encoded_bytes();
-        Ok(Named { path, walk, object: Some((stat.st_dev, stat.st_ino)) })
+        Ok(Named { path, walk, object: Some(object) })
     }
 }

@@ -168,7 +168,7 @@ impl Request<'_> {
             FileType::Symlink => return refuse(Errno::ELOOP, "only ordinary files are opened"),
             _ if right != Right::Read => return refuse(Errno::EISDIR, "a folder is not written"),
             _ => {
-                let file = self.folder_copy(tree, &judged)?;
+                let file = self.open_folder(tree, &judged)?;
                 return Ok(Opened { file, resolved: judged.resolved, rule: judged.rule });
             }
         }

@@ -165,8 +165,10 @@ impl<'a> Tree<'a> {
         true
     }
 
-    fn is_in_sight(&self, resolved: &Path) -> bool {
-        self.rule_for(resolved, Right::See).is_ok() || self.is_on_the_way(resolved)
+    /// Whether the plugin may know that something is at `resolved`.
+    pub(super) fn is_in_sight(&self, resolved: &Path) -> bool {
+        (self.rule_for(resolved, Right::See).is_ok() || self.is_on_the_way(resolved))
+            && !protected::closes(resolved, None, false)
     }
 
     /// Whether the folder at `resolved` is above something that is granted: that it is there is no news.
@@ -315,8 +317,8 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// Whether a part of the tree at `path` must not be read.
-    pub(super) fn denies_below(&self, path: &Path) -> bool {
+    /// Whether a part of the tree at `path` must not be seen.
+    pub(super) fn hides_below(&self, path: &Path) -> bool {
         self.grants.denies_below(PERMISSION_FILE_READ.name(), path) || protected::is_below(path)
     }
 
