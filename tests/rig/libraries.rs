@@ -12,7 +12,7 @@ use crate::Scratch;
 pub const FOLDER_VARIABLE: &str = "PLUGIN_TESTS_LIBRARIES";
 
 /// The packages whose libraries the tests load.
-pub const PACKAGES: [&str; 7] = [
+pub const PACKAGES: [&str; 8] = [
     "hello",
     "probe",
     "probe-bench",
@@ -20,6 +20,7 @@ pub const PACKAGES: [&str; 7] = [
     "probe-life",
     "probe-lying-layout",
     "probe-modules",
+    "probe-stock",
 ];
 
 /// The C sources of the libraries that `probe-modules` needs, nearest first.

@@ -25,6 +25,7 @@ mod prompting;
 mod revoke;
 mod services;
 mod spec_examples;
+mod stock;
 mod system;
 mod weakened;
 
