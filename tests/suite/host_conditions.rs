@@ -17,7 +17,8 @@ use rig::plugins::{Attempts, explained};
 use rig::wait::watch;
 use rig::{Scratch, active, library, probe, probe_with};
 use sandbox_core::{
-    App, Cause, PERMISSION_FILE_READ, PluginPolicy, PluginSandbox, PluginSandboxError, PluginSandboxManager,
+    App, Cause, PERMISSION_FILE_READ, PERMISSION_PROCESS, PluginPolicy, PluginSandbox, PluginSandboxError,
+    PluginSandboxManager,
 };
 
 /// What children of this module's can be told to do.
@@ -308,7 +309,10 @@ fn waits_to_be_killed(_: &[String]) -> Vec<u8> {
             let limits = sandbox_core::ResourceLimits::default()
                 .call_timeout(Duration::from_secs(600))
                 .max_cpu_time_sec(None);
-            let plugin = probe_with(PluginPolicy::new().limits(limits));
+            let plugin = probe_with(PluginPolicy::new().limits(limits).permission(PERMISSION_PROCESS));
+            for leaves in ["sleepers", "daemon", "stopped"] {
+                assert!(plugin.attempt(leaves, "1").got_it(), "{leaves}");
+            }
             let caller = plugin.clone();
             thread::spawn(move || drop(caller.call(method, b"")));
             plugin
@@ -330,7 +334,9 @@ fn a_host_that_is_killed_leaves_no_process_behind() {
     assert_eq!(helpers.len(), 2);
     let zygote = parent_of(helpers[0]).expect("a helper has a parent");
     assert!(descendants(host.id()).contains_key(&zygote), "the zygote is the host's");
-    let watched: Vec<_> = helpers.iter().chain([&zygote]).map(|pid| watch(*pid)).collect();
+    let started = descendants(zygote);
+    assert!(started.len() >= 2 + 2 * 3, "helpers, and what they have started: {started:?}");
+    let watched: Vec<_> = started.into_keys().chain([zygote]).map(watch).collect();
     host.kill();
     watched.iter().for_each(|process| process.ended());
 }

@@ -1,13 +1,14 @@
 //! `process`: programs of the system's run for a plugin, confined as it is, and end with it.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use rig::events::{expect, expect_denial};
 use rig::plugins::Attempts;
 use rig::{Answer, Scratch, inventory, probe, probe_with, unconfined, wait};
 use sandbox_core::{
-    Cause, EventKind, PERMISSION_FILE_READ, PERMISSION_PROCESS, PluginPermission, PluginPolicy,
-    PluginSandbox, PluginSandboxError, ResourceLimits,
+    Cause, EventKind, PERMISSION_FILE_READ, PERMISSION_FILE_WRITE, PERMISSION_PROCESS, PluginPermission,
+    PluginPolicy, PluginSandbox, PluginSandboxError, ResourceLimits, Ruling,
 };
 
 const EACCES: Answer = Answer::Errno(libc::EACCES);
@@ -33,6 +34,9 @@ fn told(plugin: &PluginSandbox, method: &str, payload: &str) -> String {
         other => panic!("{method} {payload:?}: {other:?}; {:#?}", events.try_iter().collect::<Vec<_>>()),
     }
 }
+
+/// A program that prints what it reads.
+const CAT: &str = "/bin/cat";
 
 /// The program `env`, which prints what it is given: where this system has it, under a name that is no link.
 fn env() -> &'static str {
@@ -288,6 +292,108 @@ fn the_cpu_time_of_what_a_plugin_starts_is_the_plugins() {
         PluginSandboxError::Ended { cause: Cause::CpuTime { limit_sec: 1 }, .. } => {}
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_path_that_changes_while_it_is_judged_starts_nothing_that_was_not_granted() {
+    let scratch = Scratch::new();
+    // Scripts say by their exit code which one it was.
+    let granted = scratch.script("granted1", "#!/bin/sh\nexit 21\n");
+    let other = scratch.script("granted2", "#!/bin/sh\nexit 22\n");
+    let secret = scratch.script("nothing1", "#!/bin/sh\nexit 23\n");
+    let plugin = with([start(&granted), start(&other), start("/bin/sh")]);
+    let between =
+        |one: &str, other: &str| told(&plugin, "start_while_it_changes", &format!("200\n{one}\n{other}"));
+    assert_eq!(told(&with([start(&secret), start("/bin/sh")]), "run", &secret), "exit 23\n", "a control");
+    let outcomes = between(&granted, &secret);
+    assert!(outcomes.contains("exit 21") && !outcomes.contains("exit 23"), "{outcomes}");
+    let outcomes = between(&granted, &other);
+    assert!(outcomes.contains("exit 21") && outcomes.contains("exit 22"), "{outcomes}");
+}
+
+#[test]
+fn a_program_that_is_linked_statically_runs_too() {
+    let found = ["/sbin/ldconfig", "/bin/busybox"]
+        .into_iter()
+        .find(|path| std::fs::read(path).is_ok_and(|file| !file.windows(7).any(|part| part == b"ld-linu")));
+    let Some(program) = found else {
+        println!("this system has no such program: nothing to try");
+        return;
+    };
+    let told = told(&with([start(program)]), "run", &format!("{program}\n--help"));
+    assert!(told.starts_with("exit 0\n") && told.contains("sage"), "{told}");
+}
+
+#[test]
+fn a_program_writes_and_goes_where_its_plugin_may() {
+    let scratch = Scratch::new();
+    let folder = scratch.folder("folder");
+    scratch.file("folder/file", "in the folder");
+    let write = PERMISSION_FILE_WRITE.scoped_to_path(&folder).expect("absolute");
+    let plugin = with([PERMISSION_PROCESS, read(&folder), write]);
+    let shell = |line: &str| told(&plugin, "run", &format!("/bin/sh\n-c\n{line}"));
+    assert_eq!(shell(&format!("echo written >{folder}/new && cat {folder}/new")), "exit 0\nwritten\n");
+    assert_eq!(shell(&format!("cd {folder} && cat file && pwd")), format!("exit 0\nin the folder{folder}\n"));
+    assert_eq!(
+        shell(&format!("cd {folder} && (cd / && cat file; cd - >/dev/null; cat file)"))
+            .matches("in the folder")
+            .count(),
+        1
+    );
+    assert_ne!(shell(&format!("echo written >{}", scratch.at("beside"))), "exit 0\n");
+    assert!(!Path::new(&scratch.at("beside")).exists());
+    // A program by a path that counts from there.
+    let script = scratch.script("folder/script", "#!/bin/sh\necho ran\n");
+    let plugin = with([start(&script), start("/bin/sh"), read(&folder)]);
+    assert_eq!(told(&plugin, "run", &format!("/bin/sh\n-c\ncd {folder} && ./script")), "exit 0\nran\n");
+}
+
+#[test]
+fn a_revoke_ends_the_programs_that_nothing_else_lets_run() {
+    let scratch = Scratch::new();
+    let (one, other) = (scratch.program("one", CAT), scratch.program("other", CAT));
+    let plugin = with([start(&one), start(&other)]);
+    let helper = plugin.process_id().expect("it lives");
+    let started = |program: &str| {
+        let before = inventory::descendants(helper);
+        assert!(plugin.attempt("start_and_leave", program).got_it());
+        let new = |pid: &u32| !before.contains_key(pid);
+        let pid = inventory::descendants(helper).into_keys().find(new).expect("it was started");
+        let exe = || std::fs::read_link(format!("/proc/{pid}/exe")).ok()?.to_str().map(str::to_owned);
+        wait::until("the program", || exe().filter(|exe| exe.ends_with(program)));
+        wait::watch(pid)
+    };
+    let (first, second) = (started(&one), started(&other));
+    assert!(plugin.revoke_permission_leaving_open(&start(&one)));
+    assert!(!first.has_ended());
+    assert!(!plugin.revoke_permission(&start(&one)), "it is not held any more, but what it left is ended");
+    first.ended();
+    assert!(!second.has_ended());
+    plugin.grant_permission(PERMISSION_PROCESS);
+    assert!(plugin.attempt("sleepers", "1").got_it());
+    let all: Vec<_> = inventory::descendants(helper).into_keys().map(wait::watch).collect();
+    assert!(plugin.revoke_permission(&PERMISSION_PROCESS));
+    second.ended();
+    all.iter().for_each(wait::Watched::ended);
+    assert_eq!(plugin.attempt("echo", "x").text(), "x", "the plugin goes on");
+}
+
+#[test]
+fn somebody_can_be_asked_about_a_program() {
+    let plugin = probe();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&asked);
+    plugin.set_decider(wait::PATIENCE, move |request| {
+        log.lock().expect("no panic").push(request.permission.to_string());
+        if request.permission.to_string().contains("cat") { Ruling::AllowOnce } else { Ruling::Deny }
+    });
+    assert_eq!(told(&plugin, "run", &format!("{CAT}\n\ntext")), "exit 0\ntext");
+    assert_eq!(plugin.attempt("run", env()), EACCES);
+    let real =
+        |path: &str| format!("process:{}", Path::new(path).canonicalize().expect("it is there").display());
+    assert_eq!(*asked.lock().expect("no panic"), [real(CAT), real(env())]);
+    plugin.remove_decider();
+    assert_eq!(plugin.attempt("run", CAT), EPERM);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use rig::unconfined::{self, Outcome};
 use rig::{Answer, Scratch, active, libraries, library};
 use sandbox_core::{
     Demand, EventKind, Layer, LayerPolicy, PERMISSION_FILE_READ, PERMISSION_FILE_WRITE, PERMISSION_NETWORK,
-    PluginPolicy, PluginSandbox, PluginSandboxError, PluginState,
+    PERMISSION_PROCESS, PluginPolicy, PluginSandbox, PluginSandboxError, PluginState,
 };
 
 /// What children of this module's can be told to do.
@@ -166,6 +166,16 @@ fn best_effort(_: &[String]) -> Vec<u8> {
             unconfined::attempt(method, payload),
             Outcome::Answered(Answer::Got(_)) | Outcome::Exited(0)
         ));
+    }
+    // Where the kernel would find every program of the host's, none is started.
+    plugin.grant_permission(PERMISSION_PROCESS);
+    let events = plugin.events();
+    for method in ["fork", "run"] {
+        assert_eq!(plugin.attempt(method, "/bin/cat"), Answer::Errno(libc::EPERM), "{method}");
+        rig::events::expect(&events, "a refusal that says why", |kind| match kind {
+            EventKind::Access { granted: false, rule, .. } if rule.contains("root is empty") => Some(()),
+            _ => None,
+        });
     }
     assert_eq!(plugin.attempt("descriptors", "").text(), "0:device 1:pipe 2:pipe 3:pipe 4:pipe");
     // Nobody may look here whether it has closed the file that was opened above.

@@ -21,10 +21,19 @@ pub(crate) struct Family {
     /// Whether the helper's root is empty but for what it is shown.
     may_start: AtomicBool,
     has_started: AtomicBool,
-    /// What the helper's root holds: the programs by their paths there, and which files they are.
-    pub(super) shown: Mutex<HashMap<PathBuf, (u64, u64)>>,
+    /// What the helper's root holds, by the paths there.
+    pub(super) shown: Mutex<HashMap<PathBuf, Shown>>,
     starting: Mutex<Vec<Starting>>,
     spent: Mutex<Spent>,
+}
+
+/// A program in a helper's root.
+#[derive(Debug)]
+pub(super) struct Shown {
+    /// Which file it is, by device and inode.
+    pub(super) identity: (u64, u64),
+    /// Where that is in the host's tree.
+    pub(super) resolved: PathBuf,
 }
 
 /// A start that was let through and of which nothing has been seen yet.

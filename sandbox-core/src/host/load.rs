@@ -21,7 +21,7 @@ use super::events::escape;
 use super::instance::{Expect, Instance, Parts, Reply};
 use super::library::{Limits, SealedLibrary, SystemFolders, closure, extra_modules};
 use super::lifecycle::{Operation, PluginState};
-use super::procfs::HostPid;
+use super::procfs::{self, HostPid};
 use super::protected;
 use super::report::EnforcementReport;
 use super::runtime::Runtime;
@@ -183,7 +183,7 @@ pub(crate) fn confine(
     };
     let report = Arc::new(verify::verify(&seen));
     entry.set_report(&report);
-    instance.family.may_start(report.stands(Layer::EmptyRoot));
+    instance.family.may_start(report.stands(Layer::EmptyRoot) && procfs::shows_children());
     if let Some(layer) = report.first_lacking() {
         let was_unloaded = entry.subject().state() != PluginState::Loading;
         end(&instance);

@@ -52,6 +52,11 @@ pub(crate) fn children_of_thread(tid: i32) -> Vec<HostPid> {
     text.split_whitespace().filter_map(|pid| pid.parse().ok()).map(HostPid).collect()
 }
 
+/// Whether this kernel tells of a thread's children at all (CONFIG_PROC_CHILDREN).
+pub(crate) fn shows_children() -> bool {
+    fs::metadata("/proc/thread-self/children").is_ok()
+}
+
 /// The threads of a process.
 pub(crate) fn threads(pid: HostPid) -> Vec<i32> {
     let entries = fs::read_dir(format!("/proc/{}/task", pid.0)).into_iter().flatten().flatten();

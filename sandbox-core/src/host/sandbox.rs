@@ -166,6 +166,9 @@ impl PluginSandbox {
     /// look into its plugins (an ordinary user without user namespaces), one that ever opened such a file counts as one that
     /// has it open.
     ///
+    /// Programs that only this permission let run are ended; of a script its interpreter counts. A revoke of the last of
+    /// `process` ends whatever the plugin has started.
+    ///
     /// Without a scope every scope is withdrawn; a part of a wider grant leaves a denial, and only granting that very part
     /// lifts it.
     pub fn revoke_permission(&self, permission: &PluginPermission) -> bool {

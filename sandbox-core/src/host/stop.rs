@@ -41,6 +41,11 @@ impl Process {
         descriptors(self.pid)
     }
 
+    /// Ends it; while it is stopped, before it is back in its own code.
+    pub(crate) fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
     fn signal(&self, signal: Signal) {
         let _ = pidfd_send_signal(&self.pidfd, signal);
     }

@@ -144,6 +144,8 @@ impl Plugin for Probe {
             "popen" => processes::popen(payload),
             "child_that_aborts" => processes::child_that_aborts(),
             "child_that_computes" => processes::child_that_computes(payload),
+            "start_while_it_changes" => processes::start_while_it_changes(payload),
+            "start_and_leave" => processes::start_and_leave(payload),
             "sleepers" => processes::sleepers(payload),
             "fork_bomb" => processes::fork_bomb(),
             "daemon" => processes::daemon(),

@@ -1,9 +1,11 @@
 //! Attempts to start programs, as unmodified code does it: the standard library, and a C library's shell.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use crate::{Attempt, check, number, split_line, text};
 
@@ -81,6 +83,66 @@ pub(crate) fn popen(payload: &[u8]) -> Attempt {
     // SAFETY: open, and not used afterwards.
     check(unsafe { libc::pclose(stream) })?;
     Ok(told)
+}
+
+/// Starts a program whose path another thread changes meanwhile, so many times: the paths, which are as long as each other,
+/// one a line. Answers which exit codes there were.
+pub(crate) fn start_while_it_changes(payload: &[u8]) -> Attempt {
+    let (tries, rest) = split_line(payload);
+    let (one, other) = split_line(rest);
+    let tries = number(tries)?;
+    if one.len() != other.len() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    let path: Vec<AtomicU8> = one.iter().chain(&[0]).copied().map(AtomicU8::new).collect();
+    let over = AtomicBool::new(false);
+    let mut told = BTreeMap::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for which in [other, one].iter().cycle().take_while(|_| !over.load(Ordering::Relaxed)) {
+                path.iter().zip(which.iter()).for_each(|(at, byte)| at.store(*byte, Ordering::Relaxed));
+            }
+        });
+        for _ in 0..tries {
+            let outcome = spawn_by_pointer(path.as_ptr().cast()).and_then(wait_for);
+            let outcome = match outcome {
+                Ok(status) => format!("exit {}", libc::WEXITSTATUS(status)),
+                Err(error) => format!("errno {}", error.raw_os_error().unwrap_or(0)),
+            };
+            *told.entry(outcome).or_insert(0) += 1;
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    let told: Vec<String> = told.into_keys().collect();
+    Ok(told.join(",").into_bytes())
+}
+
+/// posix_spawn(3), whose child reads the path from this process's own memory.
+fn spawn_by_pointer(path: *const libc::c_char) -> io::Result<i32> {
+    let arguments = [c"x".as_ptr().cast_mut(), std::ptr::null_mut()];
+    let (mut child, nothing) = (0, [std::ptr::null_mut()]);
+    // SAFETY: the path always ends with the same zero, and the arrays with a null pointer; all live until the call returns.
+    let rc = unsafe {
+        libc::posix_spawn(
+            &raw mut child,
+            path,
+            std::ptr::null(),
+            std::ptr::null(),
+            arguments.as_ptr(),
+            nothing.as_ptr(),
+        )
+    };
+    if rc == 0 { Ok(child) } else { Err(io::Error::from_raw_os_error(rc)) }
+}
+
+/// A program that is started, and neither talked to nor waited for.
+pub(crate) fn start_and_leave(payload: &[u8]) -> Attempt {
+    let (mut command, _) = command(payload)?;
+    let mut child = command.spawn()?;
+    let id = child.id().to_string().into_bytes();
+    // Its end of the pipe stays open, so that it waits for more to read.
+    std::mem::forget(child.stdin.take());
+    Ok(id)
 }
 
 /// A program that would sleep for long, ended by a signal.

@@ -15,7 +15,7 @@ use crate::host::entry::apply_limits;
 use crate::host::procfs::{self, HostPid};
 
 const PERMISSION: &str = "process";
-const NO_EMPTY_ROOT: &str = "programs are started only where the root is empty";
+const NO_EMPTY_ROOT: &str = "programs are started only where the helper's root is empty";
 
 /// What fork(3), vfork(3) and posix_spawn(3) ask of clone(2), in glibc and musl.
 const SHAPES: [i32; 3] = [

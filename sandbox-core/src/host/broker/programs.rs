@@ -17,11 +17,14 @@ use rustix::fs::{FileType, Mode, OFlags, Stat, fstat};
 use super::files::{find_plain, find_real, resolved_path, stat_bytes};
 use super::processes::as_the_kernel_walks;
 use super::requests::{Answer, Attempt, Refused, Request};
+use crate::host::cause::Cause;
+use crate::host::family::Shown;
+use crate::host::instance::Instance;
 use crate::host::library::only_root_may_write;
 use crate::host::load::system_folders;
 use crate::host::lock::lock;
-use crate::host::{procfs, protected};
-use crate::shared::policy::{Grants, PERMISSION_PROCESS, Scope, Verdict};
+use crate::host::{procfs, protected, stop};
+use crate::shared::policy::{Grants, PERMISSION_PROCESS, PluginPermission, Scope, Verdict};
 use crate::shared::wire::zygote::Task;
 
 /// What the kernel starts in the place of every program that is linked dynamically.
@@ -43,8 +46,15 @@ const HEAD_BYTES: u64 = 256;
 pub(super) struct Judged {
     pub(super) resolved: PathBuf,
     pub(super) rule: String,
-    /// What the kernel opens on the way, by the paths that it walks.
-    files: Vec<(PathBuf, OwnedFd)>,
+    /// What the kernel opens on the way.
+    files: Vec<ToShow>,
+}
+
+struct ToShow {
+    /// The path that the kernel walks.
+    at: PathBuf,
+    resolved: PathBuf,
+    handle: OwnedFd,
 }
 
 fn errno(errno: rustix::io::Errno) -> Errno {
@@ -70,11 +80,12 @@ pub(super) fn judge(request: &Request<'_>, path: &[u8]) -> Result<Judged, Refuse
         let path = as_the_kernel_walks(&request.current_folder().join(&named));
         let found = judge_one(source.as_fd(), &path, &grants)?;
         let interpreter = interpreter_of(&found.handle);
-        files.push((at, found.handle));
+        files.push(ToShow { at, resolved: found.resolved.clone(), handle: found.handle });
         let (resolved, rule) = first.get_or_insert((found.resolved, found.rule)).clone();
         let Some(next) = interpreter else {
             if let Ok(loader) = find_real(source.as_fd(), Path::new(LOADER)) {
-                files.push((PathBuf::from(LOADER), loader));
+                let (at, resolved) = (PathBuf::from(LOADER), resolved_path(&loader).unwrap_or_default());
+                files.push(ToShow { at, resolved, handle: loader });
             }
             return Ok(Judged { resolved, rule, files });
         };
@@ -155,21 +166,51 @@ fn interpreter_of(program: &OwnedFd) -> Option<PathBuf> {
 pub(super) fn show(request: &Request<'_>, judged: &Judged) -> Result<(), Refused> {
     let refuse = |errno, rule: &str| Refused::new(errno, Some(&judged.resolved), rule);
     let mut shown = lock(&request.instance.family.shown);
-    for (at, file) in &judged.files {
-        let stat = fstat(file).map_err(|error| refuse(errno(error), "fstat"))?;
+    for ToShow { at, resolved, handle } in &judged.files {
+        let stat = fstat(handle).map_err(|error| refuse(errno(error), "fstat"))?;
         let identity = (stat.st_dev, stat.st_ino);
-        if shown.get(at) == Some(&identity) {
+        if shown.get(at).is_some_and(|shown| shown.identity == identity) {
             continue;
         }
         if shown.len() >= MOST_SHOWN {
             return Err(refuse(Errno::EAGAIN, "too many different programs"));
         }
         let task = Task::ShowProgram { helper: request.instance.id, at: at.as_os_str().as_bytes().to_vec() };
-        let made = request.brokered.zygote.perform(task, &[file.as_fd()]);
+        let made = request.brokered.zygote.perform(task, &[handle.as_fd()]);
         made.map_err(|errno| refuse(errno, "it could not be put into the plugin's root"))?;
-        shown.insert(at.clone(), identity);
+        shown.insert(at.clone(), Shown { identity, resolved: resolved.clone() });
     }
     Ok(())
+}
+
+/// Ends the programs that `permission` alone had let run, and with the last of `process` whatever the plugin has started.
+pub(super) fn take_back(instance: &Instance, permission: &PluginPermission, grants: &Grants) {
+    if permission.name() != PERMISSION_PROCESS.name() || !instance.family.has_started() {
+        return;
+    }
+    let granted = |resolved: &Path| {
+        Scope::path(resolved).is_ok_and(|scope| grants.judge(permission.name(), &scope).is_granted())
+    };
+    let held = grants.holds_named(permission.name());
+    let helper = procfs::program(instance.pid.0);
+    let looked = stop::stopped(instance, |processes| {
+        // By now whatever was let go on has come to its end: a clone, or an execve.
+        let shown = lock(&instance.family.shown);
+        for process in processes.iter().filter(|process| process.pid != instance.pid) {
+            let program = procfs::program(process.pid.0);
+            let named =
+                || shown.values().any(|shown| Some(shown.identity) == program && granted(&shown.resolved));
+            if !held || (program != helper && !named()) {
+                process.kill();
+            }
+        }
+    });
+    if looked.is_err() && instance.end().is_none() {
+        let cause =
+            Cause::Revoked { permission: Box::new(permission.clone()), object: "its programs".to_owned() };
+        instance.kill(Some(cause));
+        instance.wait_end();
+    }
 }
 
 // ---- what a program needs of the system

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::held::{self, Held};
 use super::ledger::{FileId, Lost, Mark};
-use super::{Brokered, network};
+use super::{Brokered, network, programs};
 use crate::host::cause::Cause;
 use crate::host::events::escape;
 use crate::host::instance::Instance;
@@ -40,6 +40,9 @@ pub(crate) fn take_back(instance: &Instance, permission: &PluginPermission, held
     }
     let grants = instance.subject.policy().grants();
     take_back_files(instance, &brokered, permission, &grants, mark, held);
+    if held == HeldFiles::End {
+        programs::take_back(instance, permission, &grants);
+    }
     if permission.name() == "network" {
         network::take_back(instance, &brokered, permission, &grants);
     }
