@@ -2,6 +2,7 @@
 //!
 //! A test program of its own with a single test in it, since all of that belongs to the whole process.
 
+use std::fs::File;
 use std::time::Duration;
 
 use rig::inventory::Inventory;
@@ -9,7 +10,7 @@ use rig::libraries::constructor_that;
 use rig::plugins::Attempts;
 use rig::{Scratch, active, library, loaded, probe, probe_with};
 use sandbox_core::{
-    App, AuditLog, PERMISSION_FILE_READ, PERMISSION_PROCESS, PluginPolicy, PluginSandbox,
+    App, AuditLog, Grade, PERMISSION_FILE_READ, PERMISSION_PROCESS, PluginPolicy, PluginSandbox,
     PluginSandboxManager, ResourceLimits,
 };
 
@@ -28,6 +29,33 @@ fn whole_life() {
     plugin.deactivate_plugin().expect("it deactivates");
     plugin.unload_plugin().expect("it unloads");
     drop((events, log));
+}
+
+/// Ends with served files open and mapped, in the middle of reads of them, or by a page that was taken back.
+fn mediated_files() {
+    if File::options().read(true).write(true).open("/dev/fuse").is_err() {
+        println!("no file can be mediated here");
+        return;
+    }
+    let scratch = Scratch::new();
+    let file = scratch.file("file", "contents");
+    let plugin = || {
+        let policy = PluginPolicy::new().permission_as(PERMISSION_FILE_READ, Grade::Mediated);
+        let plugin = probe_with(policy);
+        assert!(plugin.attempt("held_open", format!("r\n{file}")).got_it());
+        assert!(plugin.attempt("held_map", "0\nshared").got_it());
+        assert_eq!(plugin.attempt("held_peek", "0").text(), "contents");
+        plugin
+    };
+    plugin().unload_plugin().expect("it unloads");
+    drop(plugin());
+    let reading = plugin();
+    assert!(reading.attempt("loop_open", &file).got_it());
+    reading.unload_plugin().expect("it unloads");
+    plugin().refused("abort", "");
+    let touching = plugin();
+    assert!(touching.revoke_permission(&PERMISSION_FILE_READ));
+    touching.refused("held_peek", "0");
 }
 
 fn refused_libraries() {
@@ -118,6 +146,7 @@ fn nothing_is_left_behind_however_plugins_end() {
     assert!(before.processes.is_empty(), "{:?}", before.processes);
     for (what, act) in [
         ("a whole life", whole_life as fn()),
+        ("files that the host serves", mediated_files),
         ("libraries that are refused", refused_libraries),
         ("ends of all kinds", ends_of_all_kinds),
         ("programs and what they leave", programs_and_what_they_leave),

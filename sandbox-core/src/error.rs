@@ -184,6 +184,12 @@ pub enum PluginSandboxError {
         /// The limit, `max_message_bytes`.
         max: u64,
     },
+    /// Files cannot be served here, so that nothing can be granted as [`Grade::Mediated`](crate::Grade::Mediated).
+    #[error("no file can be mediated here: {why}")]
+    NoMediation {
+        /// Why not.
+        why: String,
+    },
     /// Something of the host's own went wrong.
     #[error("{what}")]
     Io {
@@ -216,6 +222,10 @@ impl PluginSandboxError {
             ),
             Self::Ended { cause, .. } => return cause.help(),
             Self::MessageTooLarge { .. } => "raise max_message_bytes, or send it in pieces".to_owned(),
+            Self::NoMediation { .. } => {
+                "see `plugin-host doctor`; a descriptor can be granted, which a revoke takes with the plugin"
+                    .to_owned()
+            }
             Self::Zygote { .. } => "see `plugin-host doctor`".to_owned(),
             Self::HelperProgram { .. } => {
                 "name a program that links sandbox-core, such as plugin-sandbox-helper".to_owned()

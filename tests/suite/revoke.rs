@@ -2,6 +2,9 @@
 //!
 //! Runs as a host application with the `probe` plugin.
 
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+
 use crossbeam_channel::Receiver;
 use rig::plugins::Attempts;
 use rig::{Answer, Scratch, probe_with, wait};
@@ -205,7 +208,7 @@ fn the_cause_names_what_was_revoked_and_what_was_held() {
     assert_ended_for((&plugin, &events), &PERMISSION_FILE_READ, &file);
     let error = calling.join().expect("no panic");
     let PluginSandboxError::Ended { cause, .. } = &error else { panic!("{error}") };
-    assert_eq!(cause.to_string(), format!("it still held {file} when file-read was revoked, and was killed"));
+    assert_eq!(cause.to_string(), format!("it still had {file} in its hands when file-read was revoked"));
     assert!(error.help().expect("there is help").contains("Grade::Mediated"));
 }
 
@@ -284,4 +287,231 @@ fn counts(plugin: &PluginSandbox) -> (u64, u64) {
     let text = plugin.attempt("loop_counts", "").text();
     let mut numbers = text.split(' ').map(|number| number.parse().expect("a number"));
     (numbers.next().expect("tries"), numbers.next().expect("successes"))
+}
+
+// ---- files that the host serves
+
+/// A probe to which `permissions` are granted as mediated; `None`, with the error checked, where that cannot be had.
+fn mediated(permissions: &[PluginPermission]) -> Option<PluginSandbox> {
+    let mut policy = PluginPolicy::new();
+    for permission in permissions {
+        policy = policy.permission_as(permission.clone(), Grade::Mediated);
+    }
+    if let Err(error) = File::options().read(true).write(true).open("/dev/fuse") {
+        println!("no file can be mediated here: {error}");
+        let refused = PluginSandbox::new("probe", policy).expect_err("it cannot be had");
+        assert!(
+            matches!(&refused, PluginSandboxError::NoMediation { why } if why.starts_with("/dev/fuse: "))
+        );
+        let plugin = probe_with(PluginPolicy::new());
+        let refused =
+            plugin.grant_permission_as(PERMISSION_FILE_READ, Grade::Mediated).expect_err("nor later");
+        assert!(matches!(refused, PluginSandboxError::NoMediation { .. }), "{refused}");
+        assert!(plugin.permissions().is_empty(), "and is no other grant instead");
+        return None;
+    }
+    Some(probe_with(policy))
+}
+
+#[test]
+fn a_mediated_file_is_like_any_other_until_the_very_next_use_after_the_revoke() {
+    let scratch = Scratch::new();
+    let (file, kept) = (scratch.file("dir/file", "contents"), scratch.file("kept", "kept"));
+    let Some(plugin) = mediated(&[read(&scratch.at("dir")), read(&kept)]) else { return };
+    for method in ["open", "open_c"] {
+        assert_eq!(plugin.attempt(method, &file), got("contents"), "{method}");
+    }
+    let held = hold(&plugin, "r", &file);
+    let other = hold(&plugin, "r", &kept);
+    let map = plugin.attempt("held_map", format!("{held}\nprivate")).text();
+    let kept_map = plugin.attempt("held_map", format!("{other}\nshared")).text();
+    assert_eq!(plugin.attempt("held_peek", &map), got("contents"));
+    assert_eq!(plugin.attempt("held_peek", &kept_map), got("kept"));
+    assert_eq!(plugin.attempt("held_read", &held), got("contents"));
+    let of = std::fs::metadata(&file).expect("it is ours");
+    let stat = plugin.attempt("held_stat", &held).text();
+    assert!(stat.starts_with(&format!("8 {:o} ", of.mode())), "{stat}");
+    assert!(stat.ends_with(&format!(" {}", of.mtime())), "{stat}");
+
+    assert!(plugin.revoke_permission(&read(&scratch.at("dir"))));
+    for method in ["held_read", "held_stat"] {
+        assert_eq!(plugin.attempt(method, &held), REFUSED, "{method}");
+    }
+    assert_eq!(plugin.attempt("open", &file), REFUSED);
+    assert_eq!(plugin.attempt("held_read", &other), got("kept"), "another grant");
+    assert_eq!(plugin.attempt("held_peek", &kept_map), got("kept"));
+    assert_eq!(plugin.state(), PluginState::Active);
+
+    plugin.grant_permission_as(read(&file), Grade::Mediated).expect("as before");
+    assert_eq!(plugin.attempt("open", &file), got("contents"));
+    assert_eq!(plugin.attempt("held_read", &held), REFUSED, "what was taken stays taken");
+    let again = hold(&plugin, "r", &file);
+    assert_eq!(plugin.attempt("held_read", &again), got("contents"));
+}
+
+#[test]
+fn a_page_that_was_taken_ends_who_touches_it_and_the_cause_says_why() {
+    for how in ["shared", "private"] {
+        let scratch = Scratch::new();
+        let file = scratch.file("file", "contents");
+        let Some(plugin) = mediated(&[read(&file)]) else { return };
+        let events = plugin.events();
+        let held = hold(&plugin, "r", &file);
+        let map = plugin.attempt("held_map", format!("{held}\n{how}")).text();
+        assert_eq!(plugin.attempt("held_peek", &map), got("contents"));
+        plugin.attempt("held_close", &held);
+        assert!(plugin.revoke_permission(&PERMISSION_FILE_READ));
+        assert_eq!(plugin.attempt("echo", "x"), got("x"), "it lives as long as it does not touch it");
+        plugin.refused("held_peek", &map);
+        assert_ended_for((&plugin, &events), &PERMISSION_FILE_READ, &file);
+    }
+}
+
+#[test]
+fn a_file_that_changes_is_seen_to_change_and_one_that_is_gone_is_still_served() {
+    let scratch = Scratch::new();
+    let file = scratch.file("file", "contents");
+    let Some(plugin) = mediated(&[read(&file)]) else { return };
+    let held = hold(&plugin, "r", &file);
+    assert_eq!(plugin.attempt("held_read", &held), got("contents"));
+    std::fs::write(&file, "other contents").expect("it is ours");
+    assert_eq!(plugin.attempt("open", &file), got("other contents"));
+    wait::until("the change shows", || {
+        (plugin.attempt("held_read", &held) == got("other contents")).then_some(())
+    });
+    std::fs::remove_file(&file).expect("it is ours");
+    assert_eq!(plugin.attempt("held_read", &held), got("other contents"));
+    plugin.revoke_permission(&PERMISSION_FILE_READ);
+    assert_eq!(plugin.attempt("held_read", &held), REFUSED);
+}
+
+#[test]
+fn no_read_succeeds_once_a_revoke_of_a_mediated_grant_has_returned() {
+    let scratch = Scratch::new();
+    let file = scratch.file("file", "x".repeat(4096));
+    for what in ["loop_open_and_keep", "loop_read"] {
+        for _ in 0..10 {
+            let Some(plugin) = mediated(&[read(&file)]) else { return };
+            let payload = if what == "loop_read" { hold(&plugin, "r", &file) } else { file.clone() };
+            plugin.attempt(what, payload);
+            wait::until("some have succeeded", || (counts(&plugin).1 > 20).then_some(()));
+            assert!(plugin.revoke_permission(&read(&file)));
+            let (tried, succeeded) = counts(&plugin);
+            wait::until("more tries", || (counts(&plugin).0 > tried + 20).then_some(()));
+            // One that had gone through may have been counted since.
+            assert!(counts(&plugin).1 <= succeeded + 1, "{what}: one went through after the revoke");
+            if what == "loop_open_and_keep" {
+                let readable = plugin.attempt("loop_read_opened", "").text();
+                assert!(readable.starts_with("0 of "), "{readable}");
+            }
+            assert_eq!(plugin.state(), PluginState::Active);
+        }
+    }
+}
+
+#[test]
+fn a_mediated_file_cannot_become_code_and_its_folder_is_not_reached() {
+    let scratch = Scratch::new();
+    let file = scratch.file("file", "contents");
+    let Some(plugin) = mediated(&[read(&file)]) else { return };
+    for method in ["mmap_exec_file", "mprotect_exec_file"] {
+        assert!(!plugin.attempt(method, &file).got_it(), "{method}");
+    }
+    assert_eq!(plugin.attempt("open", scratch.path().as_os_str().as_encoded_bytes()), REFUSED);
+}
+
+#[test]
+fn a_mediated_file_counts_against_the_plugins_own_descriptors_even_if_it_is_only_mapped() {
+    let scratch = Scratch::new();
+    let file = scratch.file("file", "contents");
+    let Some(plugin) = mediated(&[read(&file)]) else { return };
+    let mut opened = 0;
+    let refused = loop {
+        match plugin.attempt("held_open", format!("r\n{file}")) {
+            Answer::Got(number) => {
+                let number = String::from_utf8(number).expect("a number");
+                assert!(plugin.attempt("held_map", format!("{number}\nshared")).got_it());
+                plugin.attempt("held_close", &number);
+                opened += 1;
+            }
+            refused => break refused,
+        }
+        assert!(opened < 100, "each is a descriptor of the host's");
+    };
+    assert_eq!(refused, Answer::Errno(libc::EMFILE));
+    assert!(opened >= 9, "{opened}");
+    assert!(plugin.attempt("held_unmap", "").got_it());
+    wait::until("they are let go", || plugin.attempt("open", &file).got_it().then_some(()));
+}
+
+fn write(path: &str) -> PluginPermission {
+    PERMISSION_FILE_WRITE.scoped_to_path(path).expect("absolute")
+}
+
+#[test]
+fn a_mediated_file_is_written_like_any_other_until_the_very_next_write_after_the_revoke() {
+    let scratch = Scratch::new();
+    let file = scratch.file("file", "contents");
+    let on_disk = || std::fs::read_to_string(&file).expect("it is text");
+    let Some(plugin) = mediated(&[read(&file), write(&file)]) else { return };
+    let held = hold(&plugin, "rw", &file);
+    let appends = hold(&plugin, "a", &file);
+    assert!(plugin.attempt("held_write", format!("{held}\nCON")).got_it());
+    assert!(plugin.attempt("held_append", format!("{appends}\n!")).got_it());
+    assert_eq!(on_disk(), "CONtents!");
+    assert_eq!(plugin.attempt("held_read", &held), got("CONtents!"), "one open sees what another wrote");
+    assert!(plugin.attempt("held_truncate", &held).got_it());
+    assert_eq!(on_disk(), "CON");
+    assert!(plugin.attempt("held_sync", &held).got_it());
+    let map = plugin.attempt("held_map", format!("{held}\nshared to write")).text();
+    assert!(plugin.attempt("held_poke", format!("{map}\nmap")).got_it());
+
+    assert!(plugin.revoke_permission(&write(&file)));
+    assert_eq!(on_disk(), "map", "what was written into memory before has arrived");
+    for (method, payload) in [
+        ("held_write", format!("{held}\nx")),
+        ("held_append", format!("{appends}\nx")),
+        ("held_truncate", held.clone()),
+    ] {
+        assert_eq!(plugin.attempt(method, payload), REFUSED, "{method}");
+    }
+    assert_eq!(plugin.attempt("held_read", &held), got("map"), "reading was not revoked");
+    assert!(plugin.attempt("held_poke", format!("{map}\nyyy")).got_it(), "its own memory");
+    plugin.attempt("held_sync", &held);
+    assert!(plugin.attempt("held_unmap", "").got_it());
+    assert_eq!(on_disk(), "map", "which goes nowhere any more");
+    assert_eq!(plugin.attempt("held_open", format!("w\n{file}")), REFUSED);
+    assert!(plugin.revoke_permission(&read(&file)));
+    assert_eq!(plugin.attempt("held_read", &held), REFUSED);
+    assert_eq!(plugin.state(), PluginState::Active);
+}
+
+#[test]
+fn a_descriptor_to_write_ends_the_plugin_when_the_write_is_revoked_and_one_to_read_does_not() {
+    let scratch = Scratch::new();
+    let file = scratch.file("file", "contents");
+    let policy = || PluginPolicy::new().permissions([read(&file), write(&file)]);
+    let cases: [(&str, &str, bool); 5] = [
+        ("r", "", false),
+        ("r", "shared", false),
+        ("rw", "", true),
+        ("rw", "shared to write", true),
+        // The right to write into it came with the descriptor, whatever it was mapped for.
+        ("rw", "shared", true),
+    ];
+    for (how, mapped, ends) in cases {
+        let plugin = probe_with(policy());
+        let events = plugin.events();
+        let held = hold(&plugin, how, &file);
+        if !mapped.is_empty() {
+            assert!(plugin.attempt("held_map", format!("{held}\n{mapped}")).got_it());
+            assert!(plugin.attempt("held_close", &held).got_it());
+        }
+        assert!(plugin.revoke_permission(&write(&file)));
+        if ends {
+            assert_ended_for((&plugin, &events), &write(&file), &file);
+        } else {
+            assert_eq!(plugin.attempt("echo", "x"), got("x"), "{how} {mapped}");
+        }
+    }
 }

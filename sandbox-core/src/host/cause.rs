@@ -50,7 +50,8 @@ pub enum Cause {
         /// What was wrong.
         what: String,
     },
-    /// A permission was revoked, and it still had in its hands what that had opened.
+    /// A permission was revoked, and it still had in its hands what that had opened: a descriptor or a mapping that cannot be
+    /// taken from a process that lives, or a mapping that was taken and that it touched.
     Revoked {
         /// The permission that was revoked.
         permission: Box<PluginPermission>,
@@ -114,7 +115,7 @@ impl fmt::Display for Cause {
             Self::ChannelClosed => f.write_str("it closed its channel, and was killed"),
             Self::Protocol { what } => write!(f, "it broke the protocol ({what}), and was killed"),
             Self::Revoked { permission, object } => {
-                write!(f, "it still held {object} when {permission} was revoked, and was killed")
+                write!(f, "it still had {object} in its hands when {permission} was revoked")
             }
             Self::Stalled => f.write_str("a request of its stalled the broker, and it was killed"),
             Self::ZygoteLost => f.write_str("the zygote ended, and its helpers with it"),
@@ -131,6 +132,8 @@ pub(crate) struct Evidence {
     pub(crate) memory_limit_mb: Option<u64>,
     /// Whether the kernel killed in its cgroup for want of memory.
     pub(crate) group_out_of_memory: bool,
+    /// A file that the host served and does not serve any more, and that it tried to use since.
+    pub(crate) refused: Option<Cause>,
     /// Whether the last thing printed is an allocator's complaint. The plugin's own words: they only name a cause.
     pub(crate) said_out_of_memory: bool,
 }
@@ -155,6 +158,10 @@ pub(crate) fn derive(status: i32, max_rss_kib: u64, evidence: &Evidence) -> Caus
     if signal == libc::SIGSYS {
         return Cause::ForbiddenCall;
     }
+    // A page that was mapped and is not served any more.
+    if let (libc::SIGBUS, Some(refused)) = (signal, &evidence.refused) {
+        return refused.clone();
+    }
     if let Some(limit_mb) = evidence.memory_limit_mb {
         // An abort or a fault of a process that had all but its limit resident, or that said why.
         let full = max_rss_kib.saturating_mul(10) >= limit_mb.saturating_mul(1024 * 9);
@@ -169,10 +176,13 @@ pub(crate) fn derive(status: i32, max_rss_kib: u64, evidence: &Evidence) -> Caus
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shared::policy::PERMISSION_FILE_READ;
 
     #[test]
     fn the_cause_is_what_was_decided_or_what_the_kernel_says() {
         let none = Evidence::default();
+        let revoked = Cause::Revoked { permission: Box::new(PERMISSION_FILE_READ), object: "/a".to_owned() };
+        let refused = Evidence { refused: Some(revoked.clone()), ..Evidence::default() };
         let limited = Evidence { memory_limit_mb: Some(100), ..Evidence::default() };
         let deadline = Cause::Deadline { operation: Operation::Call, timeout: Duration::from_secs(5) };
         let decided = Evidence { decided: Some(deadline.clone()), ..Evidence::default() };
@@ -183,6 +193,8 @@ mod tests {
             (libc::SIGSYS, 0, &none, Cause::ForbiddenCall),
             (libc::SIGKILL, 0, &decided, deadline.clone()),
             (libc::SIGSEGV, 0, &decided, Cause::Signal { signal: libc::SIGSEGV }),
+            (libc::SIGBUS, 0, &refused, revoked),
+            (libc::SIGSEGV, 0, &refused, Cause::Signal { signal: libc::SIGSEGV }),
             (libc::SIGKILL, 0, &none, Cause::Signal { signal: libc::SIGKILL }),
             (libc::SIGABRT, 95 << 10, &limited, Cause::Memory { limit_mb: 100 }),
             (libc::SIGABRT, 20 << 10, &limited, Cause::Signal { signal: libc::SIGABRT }),

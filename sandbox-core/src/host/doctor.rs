@@ -10,10 +10,12 @@ use super::cause::Cause;
 use super::entry::Entry;
 use super::lifecycle::Operation;
 use super::load::confine;
+use super::mediated::View;
 use super::policy::PluginPolicy;
 use super::report::EnforcementReport;
 use super::runtime::Runtime;
 use super::verify::kernel_release;
+use super::zygote::Zygote;
 use crate::error::PluginSandboxError;
 use crate::shared::policy::{Demand, Layer, LayerPolicy, PluginId};
 
@@ -64,7 +66,7 @@ pub fn doctor() -> Result<Diagnosis, PluginSandboxError> {
     report.layers.iter_mut().for_each(|layer| layer.demand = strict.demand(layer.layer));
     let user = rustix::process::geteuid();
     let user = if user.is_root() { "root".to_owned() } else { format!("user {}", user.as_raw()) };
-    Ok(Diagnosis { kernel: kernel_release(), user, report, facts: facts() })
+    Ok(Diagnosis { kernel: kernel_release(), user, report, facts: facts(&zygote) })
 }
 
 impl Diagnosis {
@@ -74,7 +76,7 @@ impl Diagnosis {
     }
 }
 
-fn facts() -> Vec<Fact> {
+fn facts(zygote: &Zygote) -> Vec<Fact> {
     let read = |path: &str| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
     let mut facts = Vec::new();
     let mut add = |name, value: Option<String>, note: &dyn Fn(&str) -> Option<&'static str>| {
@@ -106,5 +108,9 @@ fn facts() -> Vec<Fact> {
     let unified =
         cgroups.and_then(|text| text.lines().find_map(|line| line.strip_prefix("0::").map(str::to_owned)));
     add("cgroup v2", unified, &|_| None);
+    let mediated = View::new(zygote).map_or_else(|why| format!("no: {why}"), |_| "yes".to_owned());
+    add("mediated files", Some(mediated), &|value| {
+        (value != "yes").then_some("a file cannot be taken back from a plugin that goes on")
+    });
     facts
 }

@@ -19,6 +19,7 @@ use super::events::{EventHub, escape};
 use super::instance::{Expect, Instance, Reply};
 use super::lifecycle::{Operation, Outcome, PluginState};
 use super::lock::lock;
+use super::mediated;
 use super::messages::Exchange;
 use super::policy::{PluginPolicy, PolicyCell};
 use super::procfs;
@@ -88,8 +89,14 @@ impl Entry {
         exchange: Arc<Exchange>,
     ) -> Result<Self, PluginSandboxError> {
         policy.limits.check()?;
+        for (permission, grade) in &policy.permissions {
+            if let Some(grade) = grade {
+                grade.check(permission)?;
+                mediated::can_be_had(*grade)?;
+            }
+        }
         Ok(Self {
-            subject: Arc::new(Subject::new(id, PolicyCell::new(policy)?, managers, decider, exchange)),
+            subject: Arc::new(Subject::new(id, PolicyCell::new(policy), managers, decider, exchange)),
             program,
             current: Mutex::default(),
             turn: Mutex::new(()),

@@ -17,7 +17,7 @@ use super::cause::{self, Cause, Evidence};
 use super::cgroup::Group;
 use super::cpu::CpuBudget;
 use super::decider::Questions;
-use super::events::escaped_char;
+use super::events::{escape, escaped_char};
 use super::family::Family;
 use super::lifecycle::Operation;
 use super::lock::lock;
@@ -367,6 +367,12 @@ impl Instance {
         if let Some(pidfd) = &*lock(&self.pidfd) {
             let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
         }
+        // A thread of its that waits for a served file does not die before it is answered.
+        if let Some(brokered) = self.brokered()
+            && let Some(view) = brokered.handles.view()
+        {
+            view.abort();
+        }
     }
 
     /// Ends it although its end was asked for already: `why` counts now.
@@ -393,6 +399,11 @@ impl Instance {
         };
         let mut evidence = lock(&self.ending).clone();
         evidence.said_out_of_memory = said_out_of_memory;
+        let refused = self.brokered().and_then(|brokered| brokered.handles.view()?.refused());
+        evidence.refused = refused.map(|refused| Cause::Revoked {
+            permission: Box::new(refused.permission),
+            object: escape(refused.path.as_os_str().as_encoded_bytes()),
+        });
         evidence.group_out_of_memory = self.cgroup.as_ref().is_ok_and(Group::was_out_of_memory);
         let cause = cause::derive(status, max_rss_kib, &evidence);
         // With the listener gone, none of those that are left can start another.

@@ -58,7 +58,8 @@ impl PluginSandboxManager {
     ///
     /// # Errors
     /// [`AlreadyRegistered`](PluginSandboxError::AlreadyRegistered), [`PluginId`](PluginSandboxError::PluginId),
-    /// [`Limit`](PluginSandboxError::Limit), [`Permission`](PluginSandboxError::Permission).
+    /// [`Limit`](PluginSandboxError::Limit), [`Permission`](PluginSandboxError::Permission),
+    /// [`NoMediation`](PluginSandboxError::NoMediation).
     pub fn register_plugin(&self, id: &str, policy: PluginPolicy) -> Result<(), PluginSandboxError> {
         let id = PluginId::new(id)?;
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);

@@ -306,7 +306,7 @@ mod tests {
     use crate::shared::policy::{PERMISSION_PLUGIN, PERMISSION_UI};
 
     fn sender(id: &str) -> Arc<Subject> {
-        let policy = PolicyCell::new(PluginPolicy::new()).unwrap();
+        let policy = PolicyCell::new(PluginPolicy::new());
         Arc::new(Subject::new(PluginId::new(id).unwrap(), policy, None, Arc::default(), Arc::default()))
     }
 

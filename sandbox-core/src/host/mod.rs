@@ -21,6 +21,7 @@ mod lifecycle;
 mod load;
 mod lock;
 mod manager;
+mod mediated;
 mod messages;
 mod outbox;
 mod policy;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::shared::policy::{
-    Grade, Grants, LayerPolicy, NetworkScope, PermissionError, PluginPermission, ResourceLimits, Scope,
+    Grade, Grants, LayerPolicy, NetworkScope, PluginPermission, ResourceLimits, Scope,
 };
 
 /// What a plugin may do: nothing, until something is added.
@@ -106,24 +106,22 @@ pub(crate) struct PolicyCell {
 }
 
 impl PolicyCell {
-    pub(crate) fn new(policy: PluginPolicy) -> Result<Self, PermissionError> {
+    /// Of a policy whose grades have been checked.
+    pub(crate) fn new(policy: PluginPolicy) -> Self {
         let mut grants = Grants::default();
         for (permission, grade) in policy.permissions {
             let real = real_scope(&permission);
             match grade {
                 None => grants.grant(permission, real),
-                Some(grade) => {
-                    grade.check(&permission)?;
-                    grants.grant_as(permission, grade, real);
-                }
+                Some(grade) => grants.grant_as(permission, grade, real),
             }
         }
-        Ok(Self {
+        Self {
             grants: RwLock::new(Arc::new(grants)),
             limits: RwLock::new(policy.limits),
             modules: RwLock::new(policy.modules),
             layers: policy.layers,
-        })
+        }
     }
 
     pub(crate) fn read<T>(&self, look: impl FnOnce(&Grants) -> T) -> T {
@@ -144,11 +142,10 @@ impl PolicyCell {
         self.change(|grants| grants.grant(permission, real));
     }
 
-    pub(crate) fn grant_as(&self, permission: PluginPermission, grade: Grade) -> Result<(), PermissionError> {
-        grade.check(&permission)?;
+    /// As a grade that has been checked.
+    pub(crate) fn grant_as(&self, permission: PluginPermission, grade: Grade) {
         let real = real_scope(&permission);
         self.change(|grants| grants.grant_as(permission, grade, real));
-        Ok(())
     }
 
     pub(crate) fn revoke(&self, permission: &PluginPermission) -> bool {

@@ -74,7 +74,8 @@ impl PluginSandbox {
     ///
     /// # Errors
     /// [`PluginSandboxError::PluginId`] if it cannot be an id, [`PluginSandboxError::Limit`] if a limit is out of range,
-    /// [`PluginSandboxError::Permission`] if a permission has not the grade that it is granted as.
+    /// [`PluginSandboxError::Permission`] if a permission has not the grade that it is granted as,
+    /// [`PluginSandboxError::NoMediation`] if that cannot be had here.
     pub fn new(plugin_id: &str, policy: PluginPolicy) -> Result<Self, PluginSandboxError> {
         let entry =
             Entry::new(PluginId::new(plugin_id)?, policy, None, None, Arc::default(), Arc::default())?;
@@ -148,7 +149,8 @@ impl PluginSandbox {
     /// as another grade counts for later uses: what the plugin has open stays what it is.
     ///
     /// # Errors
-    /// [`PluginSandboxError::Permission`] if this permission has no such grade.
+    /// [`PluginSandboxError::Permission`] if this permission has no such grade, [`PluginSandboxError::NoMediation`] if the
+    /// host cannot serve files here.
     pub fn grant_permission_as(
         &self,
         permission: PluginPermission,

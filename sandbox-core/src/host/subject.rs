@@ -14,10 +14,11 @@ use super::events::{EventHub, EventKind, SandboxEvent};
 use super::folding::Folding;
 use super::lifecycle::{self, Operation, Outcome, PluginState};
 use super::lock::lock;
+use super::mediated;
 use super::messages::Exchange;
 use super::policy::PolicyCell;
 use crate::error::PluginSandboxError;
-use crate::shared::policy::{Grade, PermissionError, PluginId, PluginPermission, ResourceLimits};
+use crate::shared::policy::{Grade, PluginId, PluginPermission, ResourceLimits};
 use crate::shared::wire::zygote::HelperId;
 
 /// A plugin, whether it has a helper or not.
@@ -145,8 +146,14 @@ impl Subject {
         self.publish(|| EventKind::PermissionGranted { permission });
     }
 
-    pub(crate) fn grant_as(&self, permission: PluginPermission, grade: Grade) -> Result<(), PermissionError> {
-        self.policy.grant_as(permission.clone(), grade)?;
+    pub(crate) fn grant_as(
+        &self,
+        permission: PluginPermission,
+        grade: Grade,
+    ) -> Result<(), PluginSandboxError> {
+        grade.check(&permission)?;
+        mediated::can_be_had(grade)?;
+        self.policy.grant_as(permission.clone(), grade);
         self.publish(|| EventKind::PermissionGranted { permission });
         Ok(())
     }

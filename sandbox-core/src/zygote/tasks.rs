@@ -1,7 +1,7 @@
 //! What the zygote does for the host because its mount namespace is not the host's.
 //!
-//! Runs in the zygote, between two helpers. Reads no file and follows no path of the host's tree: each task is about
-//! descriptors that come with it.
+//! Runs in the zygote, between two helpers. Reads no file and follows no path of the host's tree but that of one device:
+//! each task is about descriptors that come with it.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -14,6 +14,7 @@ use rustix::mount::{
 
 use super::reap::Living;
 use super::view;
+use crate::shared::fuse_mount::{self, Users};
 use crate::shared::sys::mount_attr::{self, Access};
 use crate::shared::wire::zygote::{HelperId, Name, NameKind, Task};
 
@@ -47,6 +48,11 @@ impl Workshop {
                     (self.home.as_ref().ok_or(Errno::ENOSYS)?, given.first().ok_or(Errno::EBADF)?);
                 let helper = number(living, *helper).ok_or(Errno::ESRCH)?;
                 view::show(home.as_fd(), helper, at, program.as_fd()).map(|()| None)
+            }
+            Task::OpenFuse => fuse_mount::open_device().map(Some),
+            Task::MountFuse => {
+                let device = given.first().ok_or(Errno::EBADF)?;
+                fuse_mount::mount(device.as_fd(), Users::Own).map(Some)
             }
             Task::Sweep => Err(Errno::EINVAL), // takes its time: the loop does it
         }

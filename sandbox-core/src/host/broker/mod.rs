@@ -30,6 +30,7 @@ use std::sync::Arc;
 
 pub(crate) use files::Folders;
 pub(crate) use handles::Handles;
+pub(crate) use ledger::Access;
 pub(crate) use loader::Served;
 pub(crate) use network::{Network, Relays};
 pub(crate) use revoke::{HeldFiles, take_back};

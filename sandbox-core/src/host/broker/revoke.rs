@@ -4,6 +4,7 @@
 //! grants comes to its end first, then what was handed out is taken back, and what cannot be taken back ends the plugin.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::time::Duration;
 
 use super::held::{self, Held};
@@ -39,6 +40,11 @@ pub(crate) fn take_back(instance: &Instance, permission: &PluginPermission, held
         return;
     }
     let grants = instance.subject.policy().grants();
+    if !withdraw_files(instance, &brokered, permission, &grants) {
+        instance.kill(Some(Cause::Stalled));
+        instance.wait_end();
+        return;
+    }
     take_back_files(instance, &brokered, permission, &grants, mark, held);
     if held == HeldFiles::End {
         programs::take_back(instance, permission, &grants);
@@ -46,6 +52,26 @@ pub(crate) fn take_back(instance: &Instance, permission: &PluginPermission, held
     if permission.name() == "network" {
         network::take_back(instance, &brokered, permission, &grants);
     }
+}
+
+/// Serves no more of the files that the host serves and the grants do not open any more; whether that was possible.
+fn withdraw_files(
+    instance: &Instance,
+    brokered: &Brokered,
+    permission: &PluginPermission,
+    grants: &Grants,
+) -> bool {
+    let Some(view) = brokered.handles.view() else { return true };
+    let name = permission.name();
+    if !matches!(name, "file-read" | "file-write") {
+        return true;
+    }
+    let lost = |path: &Path| Scope::path(path).map_or(true, |scope| !grants.judge(name, &scope).is_granted());
+    // While nothing of it runs: no thread is left then in a read that has its bytes already. Where it cannot be stopped it
+    // is no less withdrawn.
+    let mut withdrawn = None;
+    let _ = stop::stopped(instance, |_| withdrawn = Some(view.withdraw(permission, lost)));
+    withdrawn.unwrap_or_else(|| view.withdraw(permission, lost))
 }
 
 /// Forgets files of which `instance` holds nothing any more, as far as may be told.
@@ -141,6 +167,6 @@ fn look(
     Ok(still)
 }
 
-fn name(path: &std::path::Path) -> String {
+fn name(path: &Path) -> String {
     escape(path.as_os_str().as_encoded_bytes())
 }

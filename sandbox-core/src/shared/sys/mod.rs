@@ -7,6 +7,7 @@ pub(crate) mod clone;
 pub(crate) mod inherited;
 pub(crate) mod mdwe;
 pub(crate) mod mount_attr;
+pub(crate) mod replace;
 pub(crate) mod seccomp;
 pub(crate) mod signals;
 pub(crate) mod sockets;

@@ -51,6 +51,10 @@ pub(crate) enum Task {
     AddNames(Vec<Name>),
     /// Comes with one of those, in which nothing changes from then on.
     SealFolder,
+    /// Goes back with a connection to the kernel for serving files: fuse(4).
+    OpenFuse,
+    /// Comes with such a connection; goes back with the root of its file system, mounted nowhere.
+    MountFuse,
 }
 
 /// A name in a folder that is there to be listed.

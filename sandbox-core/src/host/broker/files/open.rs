@@ -93,8 +93,7 @@ impl Request<'_> {
             })
         };
         let handed_out = opened.and_then(|Opened { file, resolved, rule }| {
-            let refuse = |errno| Refused::new(errno, Some(&resolved), "it cannot be handed out");
-            Ok(Opened { file: self.hand_out(file, &resolved).map_err(refuse)?, resolved, rule })
+            Ok(Opened { file: self.hand_out(file, &resolved)?, resolved, rule })
         });
         match handed_out {
             Ok(Opened { file, resolved, rule }) => {
