@@ -556,3 +556,54 @@ fn a_folder_with_many_long_names_is_listed_whole() {
     sorted.sort();
     assert_eq!(by_std(&plugin, "names", &[&tree]).text(), sorted.join(" "));
 }
+
+#[test]
+fn a_link_of_its_own_making_tells_nothing_of_where_the_plugin_may_not_look() {
+    let scratch = Scratch::new();
+    let tree = scratch.folder("tree");
+    scratch.file("tree/file", "inside");
+    scratch.file("out/there", "x");
+    scratch.folder("out/folder");
+    let at = |name: &str| scratch.at(name);
+    let plugin = granted([read(&tree), write(&tree)]);
+    let link = at("tree/link");
+    let back = "/../../tree/file";
+    for (target, by_itself) in [
+        (at("out/there"), REFUSED),
+        (at("out/not-there"), REFUSED),
+        (at("out/there/below"), REFUSED),
+        (at("out/folder/"), REFUSED),
+        (at("not/there"), REFUSED),
+        // Each leads back in if what is on its way is a folder.
+        (at("out/folder") + back, REFUSED),
+        (at("out/there") + back, REFUSED),
+        (at("out/not-there") + back, REFUSED),
+        ("../out/folder/../../tree/file".to_owned(), REFUSED),
+        ("../out/not-there/../../tree/file".to_owned(), REFUSED),
+        // The control: from the folder that the link is in, and by what the plugin may see.
+        ("../tree/file".to_owned(), got("inside")),
+        (at("tree/../tree/file"), got("inside")),
+        (at("tree/not-there"), Answer::Errno(libc::ENOENT)),
+    ] {
+        assert_eq!(by_std(&plugin, "symlink", &[&target, &link]), got(""));
+        let lost = !matches!(by_itself, Answer::Got(_));
+        for operation in ["read", "append"] {
+            let answer = by_std(&plugin, operation, &[&link]);
+            let expected = if operation == "append" && !lost { got("") } else { by_itself.clone() };
+            assert_eq!(answer, expected, "{operation} by way of {target}");
+        }
+        for operation in ["stat", "set length", "chmod", "canonicalize", "set times"] {
+            let answer = by_std(&plugin, operation, &[&link]);
+            assert_eq!(answer.got_it(), !lost, "{operation} by way of {target}: {answer:?}");
+            assert!(answer.got_it() || answer == by_itself, "{operation} by way of {target}: {answer:?}");
+        }
+        if lost {
+            let below = format!("{link}/below");
+            for operation in ["read", "write", "make folder", "names", "unlink", "stat"] {
+                assert_eq!(by_std(&plugin, operation, &[&below]), by_itself, "{operation} below {target}");
+            }
+        }
+        fs::write(at("tree/file"), "inside").expect("ours");
+        assert_eq!(by_std(&plugin, "unlink", &[&link]), got(""));
+    }
+}

@@ -15,6 +15,9 @@ use rustix::fs::Stat;
 /// The rule that refuses what is here.
 pub(crate) const RULE: &str = "it is the host's own";
 
+/// As many links are followed on the way to a file as the kernel follows.
+const MOST_LINKS: usize = 40;
+
 /// Which file it is, whatever it is called.
 type Identity = (u64, u64);
 
@@ -26,6 +29,8 @@ struct Protected {
     loaded: BTreeMap<PathBuf, Option<Identity>>,
     /// The folders of those: nothing is put there, taken from there or put in another's place.
     folders: BTreeSet<PathBuf>,
+    /// Links on the way to any of it, by the path that the host knows it by: they stay as they are.
+    links: BTreeSet<PathBuf>,
 }
 
 static PROTECTED: RwLock<Option<Protected>> = RwLock::new(None);
@@ -48,11 +53,34 @@ fn real(path: &Path) -> PathBuf {
     path.canonicalize().ok().or_else(in_its_folder).unwrap_or_else(|| path.to_owned())
 }
 
+/// The links that are followed on the way to `path`.
+fn links_on_the_way(path: &Path) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    let Ok(path) = std::path::absolute(path) else { return found };
+    let mut left: Vec<PathBuf> =
+        path.components().rev().map(|part| PathBuf::from(part.as_os_str())).collect();
+    let mut here = PathBuf::from("/");
+    while let Some(part) = left.pop() {
+        // No link is before it: those were followed.
+        let named = here.join(part);
+        match named.read_link() {
+            Ok(target) if found.len() < MOST_LINKS && found.insert(named.clone()) => {
+                left.extend(target.components().rev().map(|part| PathBuf::from(part.as_os_str())));
+            }
+            Ok(_) => return found, // a loop
+            Err(_) if named.ends_with("..") => here = here.parent().unwrap_or(Path::new("/")).to_owned(),
+            Err(_) => here = named,
+        }
+    }
+    found
+}
+
 /// From now on no grant reaches the file or tree at `path`, nor a file beside it whose name goes on after a dot.
 pub(crate) fn protect(path: &Path) {
     let real = real(path);
-    let identity = identity(&real);
+    let (identity, links) = (identity(&real), links_on_the_way(path));
     change(|list| {
+        list.links.extend(links);
         list.closed.insert(real, identity);
     });
 }
@@ -60,8 +88,9 @@ pub(crate) fn protect(path: &Path) {
 /// From now on no grant writes this file, from which a plugin is loaded, or what stands in its folder.
 pub(crate) fn protect_loaded(path: &Path) {
     let real = real(path);
-    let identity = identity(&real);
+    let (identity, links) = (identity(&real), links_on_the_way(path));
     change(|list| {
+        list.links.extend(links);
         list.folders.extend(real.parent().map(Path::to_owned));
         list.loaded.insert(real, identity);
     });
@@ -78,6 +107,7 @@ pub(crate) fn closes(resolved: &Path, stat: Option<&Stat>, writing: bool) -> boo
         let closed = list.closed.iter().any(|own| reaches(own.0, resolved) || is(own));
         let written = || {
             list.folders.contains(resolved)
+                || list.links.contains(resolved)
                 || resolved.parent().is_some_and(|folder| list.folders.contains(folder))
                 || list.loaded.iter().any(is)
         };
@@ -87,7 +117,7 @@ pub(crate) fn closes(resolved: &Path, stat: Option<&Stat>, writing: bool) -> boo
 
 /// Whether something of the host's own is below `path`, which must stay where it is.
 pub(crate) fn is_below(path: &Path) -> bool {
-    look(|list| list.closed.keys().chain(&list.folders).any(|own| own.starts_with(path)))
+    look(|list| list.closed.keys().chain(&list.folders).chain(&list.links).any(|own| own.starts_with(path)))
 }
 
 /// Whether `path` is `own`, below it, or beside it under a name that goes on after a dot: `audit.jsonl.1`.
@@ -123,6 +153,24 @@ mod tests {
             assert!(!closed(&at(name), true), "{name}");
         }
         assert!(is_below(&at("")) && !is_below(&at("other")));
+    }
+
+    #[test]
+    fn the_links_on_the_way_to_it_stay_as_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().canonicalize().unwrap().join(name);
+        std::fs::create_dir_all(at("app-1/plugins")).unwrap();
+        std::fs::write(at("app-1/plugins/plugin.so"), "code").unwrap();
+        std::os::unix::fs::symlink("app-1", at("current")).unwrap();
+        std::os::unix::fs::symlink(at("current"), at("app")).unwrap();
+        std::os::unix::fs::symlink("nowhere", at("other")).unwrap();
+        protect_loaded(&at("app/plugins/plugin.so"));
+        for name in ["app", "current"] {
+            assert!(closed(&at(name), true), "{name}");
+        }
+        assert!(closed(&at("app-1/plugins/plugin.so"), true));
+        assert!(!closed(&at("other"), true));
+        assert!(is_below(&at("")) && is_below(&at("app-1")));
     }
 
     #[test]

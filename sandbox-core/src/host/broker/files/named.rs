@@ -92,7 +92,16 @@ impl Request<'_> {
             less if less < SIZE => return Err(Errno::EINVAL),
             _ => return Err(Errno::E2BIG), // of a kernel to come: what it means is not known here
         }
-        let resolve = ResolveFlags::from_bits(word(2)?).ok_or(Errno::EINVAL)?;
+        const KNOWN: ResolveFlags = ResolveFlags::NO_MAGICLINKS
+            .union(ResolveFlags::NO_SYMLINKS)
+            .union(ResolveFlags::NO_XDEV)
+            .union(ResolveFlags::BENEATH)
+            .union(ResolveFlags::IN_ROOT)
+            .union(ResolveFlags::CACHED);
+        let resolve = ResolveFlags::from_bits_retain(word(2)?);
+        if !KNOWN.contains(resolve) {
+            return Err(Errno::EINVAL);
+        }
         // Walks that start or must stay somewhere are not offered: the caller falls back to openat(2). Nothing is in a
         // cache of the plugin's.
         if resolve.intersects(ResolveFlags::BENEATH | ResolveFlags::IN_ROOT | ResolveFlags::NO_XDEV) {

@@ -3,6 +3,7 @@
 //! Runs in the host, on a worker. Owns the judgement: which objects are ordinary at all, and what the grants of this moment
 //! say of where an object really is. Never opens anything but an `O_PATH` handle before that.
 
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -45,6 +46,10 @@ const KERNELS_OWN: [i64; 22] = [
     0x6573_5543, // fusectl
     0x5048_4d46, // (reserved by the kernel for pidfs)
 ];
+
+/// How many parts a path may have, with those of the links on its way; and how many links.
+const MOST_STEPS: usize = 4096;
+const MOST_LINKS: usize = 40;
 
 /// How many folders a path may climb out of.
 const MOST_CLIMBS: usize = 32;
@@ -139,30 +144,77 @@ impl<'a> Tree<'a> {
     }
 
     /// A handle of what `path` leads to, opening nothing.
-    pub(super) fn find(&self, path: &Path, walk: Walk) -> Result<OwnedFd, Errno> {
-        find(self.root, path, walk)
-    }
-
-    fn folder(&self, path: &Path) -> Option<PathBuf> {
-        let walk = Walk { follow: true, resolve: ResolveFlags::empty() };
-        self.find(path, walk).ok().and_then(|handle| resolved_path(&handle))
-    }
-
-    /// Whether the plugin may see every folder that `path` climbs out of again: `/home/x/../../granted` leads somewhere
-    /// only if `/home/x` is there, and would tell so.
-    fn climbs_in_sight(&self, path: &Path) -> bool {
-        let (mut climbed, mut climbs) = (PathBuf::new(), 0);
-        for part in path.components() {
-            if part == Component::ParentDir && climbed != Path::new("/") {
-                climbs += 1;
-                let in_sight = self.folder(&climbed).is_some_and(|folder| self.is_in_sight(&folder));
-                if !in_sight || climbs > MOST_CLIMBS {
-                    return false;
-                }
+    fn find(&self, path: &Path, walk: Walk) -> Result<OwnedFd, Lost> {
+        let climbs = path.components().any(|part| part == Component::ParentDir);
+        if !climbs {
+            let plain = Walk { resolve: walk.resolve | ResolveFlags::NO_SYMLINKS, ..walk };
+            if let Ok(handle) = find(self.root, path, plain) {
+                return Ok(handle);
             }
-            climbed.push(part);
         }
-        true
+        self.walk(path, walk)
+    }
+
+    /// The same, step by step: where links and steps back are on the way, or where it leads nowhere. A path, or a link of the
+    /// plugin's own making, must not tell by whether it leads somewhere what is where the plugin may not look.
+    fn walk(&self, path: &Path, walk: Walk) -> Result<OwnedFd, Lost> {
+        let nowhere = |errno| Lost { errno, place: None };
+        let root = || find_plain(self.root, Path::new("/")).map_err(nowhere);
+        let mut current = root()?;
+        let mut as_folder = path.as_os_str().as_bytes().ends_with(b"/");
+        let mut left: VecDeque<Part> = parts(path, false).collect();
+        let (mut steps, mut links, mut climbs) = (0, 0, 0);
+        while let Some(part) = left.pop_front() {
+            steps += 1;
+            let name = match part {
+                _ if steps > MOST_STEPS => return Err(nowhere(Errno::ENAMETOOLONG)),
+                Part::Up { seen } => {
+                    climbs += 1;
+                    let above = |folder: PathBuf| folder == Path::new("/") || self.is_in_sight(&folder);
+                    if climbs > MOST_CLIMBS || !(seen || resolved_path(&current).is_some_and(above)) {
+                        return Err(nowhere(Errno::EACCES));
+                    }
+                    let lost = |errno| Lost { errno, place: resolved_path(&current) };
+                    current = step(&current, OsStr::new("..")).map_err(lost)?;
+                    continue;
+                }
+                Part::Name(name) => name,
+            };
+            let lost = |errno| Lost { errno, place: resolved_path(&current).map(|at| at.join(&name)) };
+            let found = step(&current, &name).map_err(lost)?;
+            let stat = fstat(&found).map_err(|errno| lost(from_rustix(errno)))?;
+            let follow = !left.is_empty() || walk.follow || as_folder;
+            if !follow || FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+                current = found;
+                continue;
+            }
+            links += 1;
+            if walk.resolve.contains(ResolveFlags::NO_SYMLINKS) || links > MOST_LINKS {
+                return Err(lost(Errno::ELOOP));
+            }
+            // The kernel's own links lead where no text says.
+            ordinary(&found, &stat).map_err(|_| nowhere(Errno::EACCES))?;
+            let target = rustix::fs::readlinkat(&found, "", Vec::new());
+            let target = target.map_err(|errno| lost(from_rustix(errno)))?;
+            let target = Path::new(OsStr::from_bytes(target.as_bytes()));
+            if left.is_empty() {
+                as_folder |= target.as_os_str().as_bytes().ends_with(b"/");
+            }
+            if target.is_absolute() {
+                current = root()?;
+            }
+            // That the folders which a link is in are there, it tells by being there itself.
+            let parts: Vec<_> = parts(target, !target.is_absolute()).collect();
+            parts.into_iter().rev().for_each(|part| left.push_front(part));
+        }
+        let is_folder = || {
+            let stat = fstat(&current).map_err(|errno| nowhere(from_rustix(errno)))?;
+            Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+        };
+        if as_folder && !is_folder()? {
+            return Err(Lost { errno: Errno::ENOTDIR, place: resolved_path(&current) });
+        }
+        Ok(current)
     }
 
     /// Whether the plugin may know that something is at `resolved`.
@@ -183,7 +235,7 @@ impl<'a> Tree<'a> {
         let wanted = right.permissions();
         let held = if right == Right::See { wanted.iter().any(held) } else { wanted.iter().all(held) };
         let known = || !right.writes() && base::find(path.as_os_str().as_bytes()).is_some();
-        if (self.asks || held || known()) && self.climbs_in_sight(path) {
+        if self.asks || held || known() {
             return Ok(());
         }
         Err(Refused::new(Errno::EACCES, None, "not granted"))
@@ -195,7 +247,7 @@ impl<'a> Tree<'a> {
         self.may_walk(path, right)?;
         let handle = match self.find(path, named.walk) {
             Ok(handle) => handle,
-            Err(errno) => return Err(self.not_found(path, errno, right)),
+            Err(lost) => return Err(self.not_found(lost, right)),
         };
         let judged = self.judge_found(handle, right)?;
         match named.object {
@@ -241,11 +293,10 @@ impl<'a> Tree<'a> {
         }
         let (parent, name) = (Path::new(OsStr::from_bytes(parent)), OsStr::from_bytes(name).to_owned());
         self.may_walk(parent, right)?;
-        let walk = Walk { follow: true, resolve: named.walk.resolve };
-        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::DIRECTORY;
-        let parent = match find_as(self.root, parent, flags, walk) {
+        // The slash at its end says that it must be a folder.
+        let parent = match self.find(parent, Walk { follow: true, resolve: named.walk.resolve }) {
             Ok(parent) => parent,
-            Err(errno) => return Err(self.not_found(named.path(), errno, right)),
+            Err(lost) => return Err(self.not_found(lost, right)),
         };
         let folder = resolved_path(&parent)
             .ok_or_else(|| Refused::new(Errno::ENOENT, None, "its folder has no path any more"))?;
@@ -322,22 +373,16 @@ impl<'a> Tree<'a> {
         self.grants.denies_below(PERMISSION_FILE_READ.name(), path) || protected::is_below(path)
     }
 
-    /// The errno of a path that leads nowhere: the true one only where the plugin may look.
-    fn not_found(&self, asked: &Path, errno: Errno, right: Right) -> Refused {
-        // The nearest folder that exists decides: what is not there cannot be resolved. Those above it exist too, so that
-        // a path of two thousand parts takes eleven looks.
-        let ancestors: Vec<&Path> = asked.ancestors().skip(1).collect();
-        let walk = Walk { follow: true, resolve: ResolveFlags::empty() };
-        let missing = ancestors.partition_point(|ancestor| self.find(ancestor, walk).is_err());
-        let nearest = ancestors.get(missing).and_then(|path| self.folder(path));
-        let here = nearest.map(|nearest| match asked.file_name() {
-            Some(name) => nearest.join(name),
-            None => nearest,
-        });
-        match here.as_deref().map(|path| self.rule_for(path, right)) {
-            Some(Ok(rule)) => Refused::new(errno, here.as_deref(), rule),
-            Some(Err(closed)) => Refused::new(Errno::EACCES, None, closed.rule).wanting(closed.wanted),
-            None => Refused::new(Errno::EACCES, None, "not granted"),
+    /// The errno of a path that leads nowhere: the true one only where the plugin may look, which is where it got lost.
+    fn not_found(&self, lost: Lost, right: Right) -> Refused {
+        let Some(place) = lost.place else { return Refused::new(Errno::EACCES, None, "not granted") };
+        match self.rule_for(&place, right) {
+            _ if protected::closes(&place, None, false) => Refused::new(Errno::EACCES, None, protected::RULE),
+            Ok(rule) => Refused::new(lost.errno, Some(&place), rule),
+            Err(_) if self.is_on_the_way(&place) => {
+                Refused::new(lost.errno, Some(&place), "on the way to what is granted")
+            }
+            Err(closed) => Refused::new(Errno::EACCES, None, closed.rule).wanting(closed.wanted),
         }
     }
 
@@ -401,13 +446,49 @@ struct Closed {
     wanted: Option<PluginPermission>,
 }
 
+/// A path that leads nowhere.
+struct Lost {
+    errno: Errno,
+    /// The first place on the way at which there is nothing, or nothing that leads on.
+    place: Option<PathBuf>,
+}
+
+/// A part of a path.
+enum Part {
+    Name(OsString),
+    /// `..`; and whether it is known that there is something to climb out of.
+    Up {
+        seen: bool,
+    },
+}
+
+/// The parts of a path; `seen`: those that climb at its beginning climb out of what is known.
+fn parts(path: &Path, seen: bool) -> impl Iterator<Item = Part> {
+    let mut seen = seen;
+    path.components().filter_map(move |part| match part {
+        Component::Normal(name) => {
+            seen = false;
+            Some(Part::Name(name.to_owned()))
+        }
+        Component::ParentDir => Some(Part::Up { seen }),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    })
+}
+
+/// What is called `name` in `folder`: one step, which follows nothing.
+fn step(folder: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    loop {
+        match openat2(folder, name, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return other.map_err(from_rustix),
+        }
+    }
+}
+
 fn find(root: BorrowedFd<'_>, path: &Path, walk: Walk) -> Result<OwnedFd, Errno> {
     let mut flags = OFlags::PATH | OFlags::CLOEXEC;
     flags.set(OFlags::NOFOLLOW, !walk.follow);
-    find_as(root, path, flags, walk)
-}
-
-fn find_as(root: BorrowedFd<'_>, path: &Path, flags: OFlags, walk: Walk) -> Result<OwnedFd, Errno> {
     // An absolute link stays inside the tree; a magic link leads out of any tree.
     let resolve = walk.resolve | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     for _ in 0..TRIES {
