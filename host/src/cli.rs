@@ -43,6 +43,10 @@ Examples:
 without a payload gets an empty one. Results go to stdout, the report and
 events to stderr.
 
+Scopes of --grant: a file or a tree for file-read, file-write and process; for
+network example.org:443, *.example.org, 10.0.0.0/8:443, [::1]:80, listen:8080,
+unix:/run/app.sock, each without its port for any; a plugin's id for plugin.
+
 Limits and their defaults; `none` lifts one, where it counts:
   max_memory_mb=100  max_cpu_time_sec=10  max_file_handles=10
   max_file_size_mb=1024  max_network_connections=5  max_threads=16  max_processes=8

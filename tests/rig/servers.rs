@@ -121,6 +121,34 @@ pub fn unix(path: impl AsRef<Path>) {
     });
 }
 
+/// A Unix server at this path that answers the first byte of each connection with a byte and a descriptor; tells how often.
+///
+/// # Panics
+/// If the path is taken.
+pub fn unix_with_descriptors(path: impl AsRef<Path>) -> impl Fn() -> usize {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    let listener = UnixListener::bind(path).expect("a new name");
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&sent);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut byte = [0];
+            if stream.read_exact(&mut byte).is_err() {
+                continue;
+            }
+            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            let descriptors = [std::os::fd::AsFd::as_fd(&listener)];
+            control.push(SendAncillaryMessage::ScmRights(&descriptors));
+            let bytes = [std::io::IoSlice::new(&byte)];
+            if sendmsg(&stream, &bytes, &mut control, SendFlags::empty()).is_ok() {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    });
+    move || sent.load(Ordering::SeqCst)
+}
+
 /// A port that nobody takes connections from: its queue is full, so that a connection is never made.
 #[derive(Debug)]
 pub struct Full {

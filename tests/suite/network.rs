@@ -6,9 +6,9 @@ use crossbeam_channel::Receiver;
 use rig::plugins::Attempts;
 use rig::servers;
 use rig::wait;
-use rig::{Answer, probe, probe_with, unconfined};
+use rig::{Answer, Scratch, probe, probe_with, unconfined};
 use sandbox_core::{
-    EventKind, PERMISSION_NETWORK, PluginPermission, PluginPolicy, PluginSandbox, ResourceLimits,
+    EventKind, Grade, PERMISSION_NETWORK, PluginPermission, PluginPolicy, PluginSandbox, ResourceLimits,
     SandboxEvent,
 };
 
@@ -65,7 +65,7 @@ fn a_scope_opens_the_hosts_and_ports_inside_it_and_no_others() {
         (format!("127.0.0.0/8:{other_port}"), false, true),
         (format!("*:{port}"), true, false),
         ("*".to_owned(), true, true),
-        (format!("::ffff:127.0.0.1"), true, true),
+        ("::ffff:127.0.0.1".to_owned(), true, true),
         ("10.0.0.0/8".to_owned(), false, false),
         ("127.0.0.2".to_owned(), false, false),
         ("::/0".to_owned(), false, false),
@@ -535,4 +535,139 @@ fn somebody_can_be_asked_about_a_name_and_then_about_the_connection() {
     assert!(asked.try_iter().any(|asked| asked == "network:nobody.invalid"));
     assert_eq!(plugin.attempt("net_connect", "127.0.0.2:9"), REFUSED);
     assert_eq!(asked.try_iter().collect::<Vec<_>>(), ["network:127.0.0.2:9"]);
+}
+
+fn relayed(permissions: impl IntoIterator<Item = PluginPermission>) -> PluginSandbox {
+    let plugin = with([]);
+    for permission in permissions {
+        plugin.grant_permission_as(permission, Grade::Relay).expect("network has this grade");
+    }
+    plugin
+}
+
+#[test]
+fn a_relayed_connection_is_one_for_unmodified_code_and_a_revoke_cuts_it_in_the_host() {
+    let server = servers::tcp();
+    let address = server.address.to_string();
+    let plugin = relayed([network(&address)]);
+    assert_eq!(plugin.attempt("net_connect", &address), got("0"));
+    assert_eq!(plugin.attempt("net_talk", "0 hello"), got("hello"));
+    assert!(plugin.attempt("net_talk_much", "0 50 100000").got_it(), "more than lies in the host at once");
+    assert_eq!(plugin.attempt("net_nodelay", "0"), got(""), "it is a TCP socket");
+    assert!(plugin.attempt("net_read_in_background", "0").got_it());
+    assert!(plugin.revoke_permission(&network(&address)));
+    assert_eq!(plugin.attempt("net_background", ""), got(""));
+    server.ended();
+    assert!(!plugin.attempt("net_talk", "0 x").got_it());
+    assert_eq!(plugin.attempt("net_connect", &address), REFUSED);
+}
+
+#[test]
+fn a_relayed_connection_ends_at_both_ends_when_either_ends_it() {
+    let server = servers::tcp();
+    let address = server.address.to_string();
+    let plugin = relayed([PERMISSION_NETWORK]);
+    plugin.attempt("net_connect", &address);
+    assert_eq!(
+        plugin.attempt("net_half_close", "0 last-words"),
+        got("last-words"),
+        "and then the server ends it"
+    );
+    server.ended();
+    plugin.attempt("net_connect", &address);
+    plugin.attempt("net_close", "");
+    server.ended();
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a port");
+    assert_eq!(plugin.attempt("net_connect", free.to_string()), Answer::Errno(libc::ECONNREFUSED));
+    let limits = ResourceLimits::default().max_file_handles(64).max_network_connections(2);
+    plugin.set_resource_limits(limits).expect("limits");
+    for _ in 0..10 {
+        assert!(plugin.attempt("net_connect", &address).got_it());
+        assert!(plugin.attempt("net_connect", &address).got_it());
+        assert_eq!(plugin.attempt("net_connect", &address), Answer::Errno(libc::EMFILE));
+        plugin.attempt("net_close", "");
+    }
+    wait::until("nothing is left of those that are closed", || {
+        (servers::sockets_to(server.address) == 0).then_some(())
+    });
+}
+
+#[test]
+fn relayed_calls_wait_and_accept_as_others_do() {
+    let full = servers::full();
+    let plugin = relayed([PERMISSION_NETWORK]);
+    assert!(plugin.attempt("net_connect_in_background", full.address.to_string()).got_it());
+    assert!(plugin.attempt("open", "/dev/null").got_it());
+    full.take();
+    assert_eq!(plugin.attempt("net_background", ""), got("connected"));
+    let at = plugin.attempt("net_listen", "127.0.0.1:0").text();
+    let mut client = TcpStream::connect(&at).expect("it listens");
+    assert_eq!(plugin.attempt("net_accept_unnamed", "0"), got("1"));
+    std::io::Write::write_all(&mut client, b"hello").expect("it is connected");
+    assert_eq!(plugin.attempt("net_read", "1"), got("hello"));
+    plugin.revoke_permission(&PERMISSION_NETWORK);
+    assert_eq!(std::io::Read::read(&mut client, &mut [0; 8]).unwrap_or(0), 0, "the peer sees the end");
+}
+
+#[test]
+fn a_unix_socket_is_reached_by_its_own_scope_and_by_no_other() {
+    let scratch = Scratch::new();
+    let (inside, outside) = (scratch.at("in/socket"), scratch.at("out/socket"));
+    for path in [&inside, &outside] {
+        std::fs::create_dir_all(std::path::Path::new(path).parent().expect("a folder")).expect("it is ours");
+        servers::unix(path);
+    }
+    assert!(unconfined::attempt("unix_talk", &format!("{outside} hello")).reached());
+    assert_eq!(with([PERMISSION_NETWORK]).attempt("unix_talk", format!("{inside} hello")), REFUSED);
+    let file = scratch.file("in/file", "no socket");
+    scratch.link("in/link", &outside);
+    scratch.link("out/link", &inside);
+    for scope in [format!("unix:{inside}"), format!("unix:{}", scratch.at("in"))] {
+        let plugin = with([network(&scope)]);
+        let events = plugin.events();
+        assert_eq!(plugin.attempt("unix_talk", format!("{inside} hello")), got("hello"), "{scope}");
+        assert_eq!(
+            plugin.attempt("unix_talk", format!("{} hello", scratch.at("out/link"))),
+            got("hello"),
+            "{scope}"
+        );
+        assert_eq!(plugin.attempt("unix_talk", format!("{outside} hello")), REFUSED, "{scope}");
+        expect_refusal(&events, "connect", "not granted");
+        assert_eq!(
+            plugin.attempt("unix_talk", format!("{} hello", scratch.at("in/link"))),
+            REFUSED,
+            "{scope}"
+        );
+        assert_eq!(plugin.attempt("net_connect", "127.0.0.1:1"), REFUSED, "{scope}");
+    }
+    let plugin = with([network(format!("unix:{}", scratch.at("in")))]);
+    assert_eq!(
+        plugin.attempt("unix_talk", format!("{} hello", scratch.at("in/none"))),
+        Answer::Errno(libc::ENOENT)
+    );
+    assert_eq!(plugin.attempt("unix_talk", format!("{file} hello")), Answer::Errno(libc::ECONNREFUSED));
+    assert_eq!(plugin.attempt("unix_talk", format!("{} hello", scratch.at("nowhere"))), REFUSED);
+    // Revoked, it is cut.
+    assert_eq!(plugin.attempt("unix_connect", &inside), got("0"));
+    assert_eq!(plugin.attempt("net_talk", "0 hello"), got("hello"));
+    assert!(plugin.attempt("net_read_in_background", "0").got_it());
+    plugin.revoke_permission(&PERMISSION_NETWORK);
+    assert_eq!(plugin.attempt("net_background", ""), got(""));
+    assert_eq!(plugin.attempt("unix_talk", format!("{inside} hello")), REFUSED);
+}
+
+#[test]
+fn no_descriptor_comes_over_a_unix_socket() {
+    let scratch = Scratch::new();
+    let path = scratch.at("socket");
+    let sends = servers::unix_with_descriptors(&path);
+    assert_eq!(
+        unconfined::attempt("unix_receives_descriptors", &path),
+        unconfined::Outcome::Answered(got("1"))
+    );
+    let plugin = with([network(format!("unix:{path}"))]);
+    assert_eq!(plugin.attempt("unix_receives_descriptors", &path), got("0"));
+    assert_eq!(sends(), 2, "it was sent both times");
 }

@@ -440,6 +440,7 @@ impl Instance {
         lock(&self.brokered).take();
         if let Some(core) = self.core.upgrade() {
             core.broker.forget(self.id);
+            core.relays.forget(self.id);
         }
         if let Ok(cgroup) = &self.cgroup {
             cgroup.remove();

@@ -258,6 +258,28 @@ impl Held {
         Ok(format!("{sent} {}", messages[0].msg_len).into_bytes())
     }
 
+    /// TCP_NODELAY, as every client sets it.
+    pub(crate) fn no_delay(&mut self, payload: &[u8]) -> Attempt {
+        borrowed::<TcpStream>(self.fd(text(payload)?)?).set_nodelay(true).map(|()| Vec::new())
+    }
+
+    /// `INDEX TEXT`: sends, says that nothing more comes, and reads to the end.
+    pub(crate) fn half_close(&mut self, payload: &[u8]) -> Attempt {
+        let [index, word] = words(payload)?;
+        let mut stream = borrowed::<TcpStream>(self.fd(index)?);
+        stream.write_all(word.as_bytes())?;
+        stream.shutdown(Shutdown::Write)?;
+        let mut back = Vec::new();
+        stream.read_to_end(&mut back)?;
+        Ok(back)
+    }
+
+    /// Accepts at the listener of this index, whatever the peer is called, and keeps the stream.
+    pub(crate) fn accept_unnamed(&mut self, payload: &[u8]) -> Attempt {
+        let (stream, _) = borrowed::<TcpListener>(self.fd(text(payload)?)?).accept()?;
+        Ok(self.hold(stream))
+    }
+
     /// Sends a descriptor along with a byte.
     pub(crate) fn send_descriptor(&mut self, payload: &[u8]) -> Attempt {
         let fd = self.fd(text(payload)?)?;
@@ -403,18 +425,20 @@ pub(crate) fn connect_unix(held: &mut Held, payload: &[u8]) -> Attempt {
     Ok(held.hold(stream))
 }
 
-/// Receives a byte and whatever comes with it; how many bytes of control data that was.
-pub(crate) fn receive_control(held: &Held, payload: &[u8]) -> Attempt {
-    let fd = held.fd(text(payload)?)?;
-    let mut byte = [0];
+/// Connects to a Unix socket, says so, receives a byte and whatever comes with it: how many descriptors that was.
+pub(crate) fn receive_descriptors(payload: &[u8]) -> Attempt {
+    let mut stream = UnixStream::connect(text(payload)?)?;
+    stream.write_all(b"x")?;
+    let byte = [0];
     let mut message = message_of(&byte);
-    let mut control = [0_u64; 16];
+    // SAFETY: plain numbers, for which zero is a value.
+    let mut control: [libc::cmsghdr; 4] = unsafe { zeroed() };
     message.msg_hdr.msg_control = control.as_mut_ptr().cast();
     message.msg_hdr.msg_controllen = size_of_val(&control);
     // SAFETY: header, control data and byte live until the call returns.
-    check(unsafe { libc::recvmsg(fd, &raw mut message.msg_hdr, 0) } as i64)?;
-    byte[0] = 0;
-    Ok(message.msg_hdr.msg_controllen.to_string().into_bytes())
+    check(unsafe { libc::recvmsg(stream.as_raw_fd(), &raw mut message.msg_hdr, 0) } as i64)?;
+    let came = message.msg_hdr.msg_controllen > 0 && control[0].cmsg_type == libc::SCM_RIGHTS;
+    Ok(u8::from(came).to_string().into_bytes())
 }
 
 /// The interfaces of the machine, as a socket shows them.

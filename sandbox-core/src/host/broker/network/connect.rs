@@ -3,21 +3,32 @@
 //! Runs in the host, on a worker.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use rustix::event::epoll::EventFlags;
 use rustix::net::sockopt::Timeout;
+use rustix::net::{AddressFamily, SocketFlags, socket_with};
 
 use super::address::Address;
 use super::connections::{Connections, Peer};
 use super::names::{self, Conversation};
 use super::sockets::{Socket, from_rustix};
-use super::{Answer, Call, Request, relay};
+use super::{Answer, Call, NETWORK, Request, relay};
 use crate::host::broker::parked::Wait;
+use crate::shared::policy::Grade;
 
 /// How long a connection may take to be made: the kernel itself gives up a little earlier.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(130);
+
+/// Waits until a connection is made or not, for as long as its owner said.
+fn wait_for(socket: OwnedFd, owners: Option<Duration>) -> Wait {
+    // With a timeout of its owner's, the errno is the one that says so: socket(7).
+    let late = if owners.is_some() { Errno::EINPROGRESS } else { Errno::ETIMEDOUT };
+    let after = Some(owners.unwrap_or(CONNECT_TIMEOUT).min(CONNECT_TIMEOUT));
+    Wait { socket, events: EventFlags::OUT, after, late }
+}
 
 impl Request<'_> {
     pub(super) fn connect(&self) -> Result<Answer, Errno> {
@@ -38,9 +49,12 @@ impl Request<'_> {
                 Ok(Answer::Value(0))
             }
             Address::Unix(path) if names::is_name_cache(&path) => Err(Errno::ENOENT),
-            Address::UnixWithoutPath | Address::Unix(_) => {
-                let call = Call { action: "connect", object: "a Unix socket" };
-                Ok(self.refuse_call(call, Errno::EACCES, "not granted"))
+            Address::Unix(path) if socket.family == AddressFamily::UNIX => {
+                self.connect_to_unix(&socket, &path, &mut connections)
+            }
+            Address::UnixWithoutPath if socket.family == AddressFamily::UNIX => {
+                let call = Call { action: "connect", object: "a Unix socket without a path" };
+                Ok(self.refuse_call(call, Errno::EACCES, "no grant reaches Unix sockets without a path"))
             }
             _ => Err(Errno::EAFNOSUPPORT),
         }
@@ -64,7 +78,7 @@ impl Request<'_> {
         let grants = self.grants();
         let granted = super::ports_of(&grants).into_iter().any(|port| {
             let scopes = self.scopes_of(SocketAddr::new(peer.ip(), port.unwrap_or(0)));
-            grants.judge_as(super::NETWORK, &scopes).is_granted()
+            grants.judge_as(NETWORK, &scopes).is_granted()
         });
         if !granted {
             return Err(Errno::EACCES);
@@ -90,6 +104,9 @@ impl Request<'_> {
             return Ok(refused);
         }
         self.granted(call, &rule);
+        if socket.is_stream() && self.grants().grade_as(NETWORK, &scopes) == Some(Grade::Relay) {
+            return self.relay_to(socket, peer, Peer(scopes), connections);
+        }
         let connected = socket.connect(peer);
         match connected {
             Ok(()) | Err(Errno::EINPROGRESS | Errno::EALREADY) => {
@@ -106,12 +123,47 @@ impl Request<'_> {
         match connected {
             Err(Errno::EINPROGRESS | Errno::EALREADY) if !socket.is_nonblocking() => {
                 let owners = socket.timeout(Timeout::Send);
-                // With a timeout of its owner's, the errno is the one that says so: socket(7).
-                let late = if owners.is_some() { Errno::EINPROGRESS } else { Errno::ETIMEDOUT };
-                let after = Some(owners.unwrap_or(CONNECT_TIMEOUT).min(CONNECT_TIMEOUT));
-                Ok(Answer::Later(Wait { socket: socket.fd, events: EventFlags::OUT, after, late }))
+                Ok(Answer::Later(wait_for(socket.fd, owners)))
             }
             connected => connected.map(|()| Answer::Value(0)),
         }
+    }
+
+    /// Connects a socket of the host's own, and the plugin's to the host. Who does not wait is connected at once, and told
+    /// of a failure by the end of what it reads.
+    fn relay_to(
+        &self,
+        socket: Socket,
+        peer: SocketAddr,
+        scopes: Peer,
+        connections: &mut Connections,
+    ) -> Result<Answer, Errno> {
+        let core = self.instance.core.upgrade().ok_or(Errno::ECONNREFUSED)?;
+        if connections.line(socket.inode).is_some() {
+            return Err(Errno::EISCONN);
+        }
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let far = match connections.take_far(socket.inode) {
+            Some(far) => far,
+            None => socket_with(socket.family, socket.kind, flags, None).map_err(from_rustix)?,
+        };
+        match rustix::net::connect(&far, &peer).map_err(from_rustix) {
+            Ok(()) | Err(Errno::EISCONN) => {}
+            Err(Errno::EINPROGRESS | Errno::EALREADY) if !socket.is_nonblocking() => {
+                let waits = far.try_clone().map_err(|_| Errno::EMFILE)?;
+                connections.keep_far(socket.inode, far);
+                connections.reaches(socket.inode, scopes);
+                return Ok(Answer::Later(wait_for(waits, socket.timeout(Timeout::Send))));
+            }
+            Err(Errno::EINPROGRESS | Errno::EALREADY) => {}
+            Err(errno) => {
+                connections.reaches_nobody(socket.inode);
+                return Err(errno);
+            }
+        }
+        let near = relay::lead_here(&socket)?;
+        connections.goes_by(socket.inode, core.relays.pump(self.instance.id, near, far)?);
+        connections.reaches(socket.inode, scopes);
+        Ok(Answer::Value(0))
     }
 }

@@ -45,6 +45,19 @@ struct Socket {
     peers: Vec<Peer>,
     /// Whether it has had more peers than are remembered.
     crowded: bool,
+    /// The host's own socket, which is being connected, of one that is to go by the host.
+    far: Option<OwnedFd>,
+    /// Under which number it goes by the host.
+    line: Option<u64>,
+}
+
+/// A socket that is to be shut.
+#[derive(Debug)]
+pub(super) struct LostSocket {
+    /// What it is about, in words.
+    pub(super) about: String,
+    /// Under which number it goes by the host, if it does.
+    pub(super) line: Option<u64>,
 }
 
 /// Somebody whom a socket reaches, as it was judged.
@@ -96,8 +109,11 @@ impl Connections {
     }
 
     fn forget_closed(&mut self, instance: &Instance) {
-        if let Some(open) = open_sockets(instance) {
-            self.sockets.retain(|inode, _| open.contains(inode));
+        let Some(open) = open_sockets(instance) else { return };
+        let closed: Vec<Socket> =
+            self.sockets.extract_if(|inode, _| !open.contains(inode)).map(|(_, socket)| socket).collect();
+        if let Some(core) = instance.core.upgrade() {
+            closed.iter().filter_map(|socket| socket.line).for_each(|line| core.relays.end(line));
         }
     }
 
@@ -112,8 +128,8 @@ impl Connections {
     }
 
     /// The socket was accepted by one that listens there.
-    pub(super) fn accepted(&mut self, inode: u64, at: Scope) {
-        let socket = Socket { bound: Some(at), accepted: true, ..Socket::default() };
+    pub(super) fn accepted(&mut self, inode: u64, at: Scope, line: Option<u64>) {
+        let socket = Socket { bound: Some(at), accepted: true, line, ..Socket::default() };
         self.sockets.insert(inode, socket);
     }
 
@@ -135,15 +151,39 @@ impl Connections {
         if let Some(socket) = self.sockets.get_mut(&inode) {
             socket.peers.clear();
             socket.crowded = false;
+            socket.line = None;
+            socket.far = None;
             if socket.bound.is_none() {
                 self.sockets.remove(&inode);
             }
         }
     }
 
-    /// The sockets that `revoked` concerns and `grants` do not open any more, and what each is about.
-    pub(super) fn lost(&self, revoked: &PluginPermission, grants: &Grants) -> HashMap<u64, String> {
-        let lost = |(inode, socket): (&u64, &Socket)| Some((*inode, socket.lost(revoked, grants)?));
+    /// Keeps the host's own socket until it is connected.
+    pub(super) fn keep_far(&mut self, inode: u64, far: OwnedFd) {
+        self.sockets.entry(inode).or_default().far = Some(far);
+    }
+
+    /// The host's own socket that was kept.
+    pub(super) fn take_far(&mut self, inode: u64) -> Option<OwnedFd> {
+        self.sockets.get_mut(&inode)?.far.take()
+    }
+
+    /// The socket goes by the host.
+    pub(super) fn goes_by(&mut self, inode: u64, line: u64) {
+        self.sockets.entry(inode).or_default().line = Some(line);
+    }
+
+    /// Under which number the socket goes by the host.
+    pub(super) fn line(&self, inode: u64) -> Option<u64> {
+        self.sockets.get(&inode)?.line
+    }
+
+    /// The sockets that `revoked` concerns and `grants` do not open any more.
+    pub(super) fn lost(&self, revoked: &PluginPermission, grants: &Grants) -> HashMap<u64, LostSocket> {
+        let lost = |(inode, socket): (&u64, &Socket)| {
+            Some((*inode, LostSocket { about: socket.lost(revoked, grants)?, line: socket.line }))
+        };
         self.sockets.iter().filter_map(lost).collect()
     }
 
@@ -177,11 +217,11 @@ fn socket_inode(leads_to: &Path) -> Option<u64> {
 ///
 /// # Errors
 /// [`NotStopped`] if nobody can say what it holds.
-pub(super) fn shut(instance: &Instance, lost: &HashMap<u64, String>) -> Result<(), NotStopped> {
+pub(super) fn shut(instance: &Instance, lost: &HashSet<u64>) -> Result<(), NotStopped> {
     stop::stopped(instance, |processes| {
         for process in processes {
             let held = process.descriptors().map_err(|_| NotStopped)?;
-            let concerned = |leads_to: &Path| socket_inode(leads_to).filter(|inode| lost.contains_key(inode));
+            let concerned = |leads_to: &Path| socket_inode(leads_to).filter(|inode| lost.contains(inode));
             for (number, inode) in held.iter().filter_map(|(number, to)| Some((*number, concerned(to)?))) {
                 let socket = process.descriptor(number).map_err(|_| NotStopped)?;
                 if fstat(&socket).is_ok_and(|stat| stat.st_ino == inode) {

@@ -3,19 +3,20 @@
 //! Runs in the host, on a worker.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 use rustix::event::PollFlags;
 use rustix::event::epoll::EventFlags;
 use rustix::net::sockopt::Timeout;
-use rustix::net::{SocketFlags, acceptfrom_with};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, acceptfrom_with, socket_with};
 
 use super::address::{self, Address};
 use super::connections::Connections;
 use super::sockets::{Socket, from_rustix};
-use super::{Answer, Call, Request, memory};
+use super::{Answer, Call, NETWORK, Request, memory, relay};
 use crate::host::broker::parked::Wait;
-use crate::shared::policy::{NetworkScope, Scope};
+use crate::shared::policy::{Grade, NetworkScope, Scope};
 
 fn listening(at: SocketAddr) -> Scope {
     Scope::Network(NetworkScope::listen(at))
@@ -135,10 +136,22 @@ impl Request<'_> {
         if let Some(peer) = peer {
             self.write_address(peer)?;
         }
+        let relayed = self.grants().grade(NETWORK, &at) == Some(Grade::Relay);
+        let (accepted, line) = if relayed { self.relay_from(accepted, own)? } else { (accepted, None) };
         let accepted = Socket::new(accepted)?;
-        connections.accepted(accepted.inode, at);
+        connections.accepted(accepted.inode, at, line);
         // Before anybody looks which sockets are open.
         Ok(self.answer_with(accepted.fd, flags & libc::SOCK_CLOEXEC != 0))
+    }
+
+    /// Keeps what was accepted, and makes another socket for the plugin, which leads to the host.
+    fn relay_from(&self, far: OwnedFd, flags: SocketFlags) -> Result<(OwnedFd, Option<u64>), Errno> {
+        let core = self.instance.core.upgrade().ok_or(Errno::ECONNABORTED)?;
+        let own = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).map_err(from_rustix)?;
+        let own = Socket::new(own)?;
+        let near = relay::lead_here(&own)?;
+        let line = core.relays.pump(self.instance.id, near, far)?;
+        Ok((own.fd, Some(line)))
     }
 
     /// Writes an address where arguments 1 and 2 say, and how long it is.

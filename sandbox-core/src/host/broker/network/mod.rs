@@ -12,7 +12,9 @@ mod options;
 mod relay;
 mod send;
 mod sockets;
+mod unix;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
@@ -83,19 +85,22 @@ pub(super) fn take_back(
     revoked: &PluginPermission,
     grants: &Grants,
 ) {
+    let Some(core) = instance.core.upgrade() else { return };
     let lost = brokered.network.connections().lost(revoked, grants);
-    if !lost.is_empty() && connections::shut(instance, &lost).is_err() {
+    // What goes by the host is cut there.
+    lost.values().filter_map(|socket| socket.line).for_each(|line| core.relays.cut(line));
+    let held: HashSet<u64> =
+        lost.iter().filter(|(_, socket)| socket.line.is_none()).map(|(inode, _)| *inode).collect();
+    if !held.is_empty() && connections::shut(instance, &held).is_err() {
         // Where nobody may look, what may be held counts as held.
-        let object = lost.into_values().next().unwrap_or_default();
+        let object = lost.into_values().next().map(|socket| socket.about).unwrap_or_default();
         instance.kill(Some(Cause::Revoked { permission: Box::new(revoked.clone()), object }));
         instance.wait_end();
         return;
     }
-    lost.values().for_each(|about| connections::publish_shut(instance, about, revoked));
+    lost.values().for_each(|socket| connections::publish_shut(instance, &socket.about, revoked));
     brokered.network.connections().forget(lost.into_keys());
-    if let Some(core) = instance.core.upgrade() {
-        core.broker.recheck(instance.id);
-    }
+    core.broker.recheck(instance.id);
 }
 
 /// The ports that a grant or a denial names, and none: what holds for each of these holds for any.
@@ -179,7 +184,7 @@ impl Request<'_> {
         let address_family = match family {
             libc::AF_INET => AddressFamily::INET,
             libc::AF_INET6 => AddressFamily::INET6,
-            libc::AF_UNIX => return Ok(self.refuse_call(call, Errno::EACCES, "not granted")),
+            libc::AF_UNIX => return self.make_unix_socket(call, kind, protocol, flags),
             _ => {
                 return Ok(self.refuse_call(
                     call,
@@ -207,10 +212,8 @@ impl Request<'_> {
         if !self.holds_network(NetworkScope::is_internet) && !self.may_ask() {
             return Ok(self.refuse_call(call, Errno::EACCES, "not granted"));
         }
-        if !self.can_copy_descriptors() {
-            let rule = "the kernel does not let this host have copies of a plugin's descriptors (pidfd_getfd), so that \
-                        no call on a socket could be judged";
-            return Ok(self.refuse_call(call, Errno::EACCES, rule));
+        if let Some(refused) = self.cannot_copy_descriptors(call) {
+            return Ok(refused);
         }
         let mut own_flags = SocketFlags::CLOEXEC;
         own_flags.set(SocketFlags::NONBLOCK, flags & libc::SOCK_NONBLOCK != 0);
@@ -219,10 +222,14 @@ impl Request<'_> {
         Ok(Answer::File { file, cloexec: flags & libc::SOCK_CLOEXEC != 0 })
     }
 
-    fn can_copy_descriptors(&self) -> bool {
+    /// The refusal where no call on a socket could be judged.
+    fn cannot_copy_descriptors(&self, call: Call<'_>) -> Option<Answer> {
         // Every helper has its channel; EBADF of one that has closed it says as much.
         let copies = || !matches!(self.instance.descriptor(0), Err(rustix::io::Errno::PERM));
-        *self.brokered.network.reachable.get_or_init(copies)
+        let rule = "the kernel does not let this host have copies of a plugin's descriptors (pidfd_getfd), so that no \
+                    call on a socket could be judged";
+        let reachable = *self.brokered.network.reachable.get_or_init(copies);
+        (!reachable).then(|| self.refuse_call(call, Errno::EACCES, rule))
     }
 
     // ---- what several calls do

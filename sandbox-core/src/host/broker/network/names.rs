@@ -25,6 +25,7 @@ use crate::host::instance::Instance;
 use crate::host::lock::lock;
 use crate::shared::policy::{Grants, NetworkScope, PERMISSION_NETWORK, Scope, Verdict, host_name};
 use crate::shared::sys::signals;
+use crate::shared::wire::zygote::HelperId;
 
 /// Where the plugin is told that its name server is: an address for documentation, which is nobody's (RFC 5737).
 pub(super) const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 53)), 53);
@@ -69,6 +70,9 @@ const MOST_NAMES: usize = 8;
 /// How long what was found is told again: a program asks for both kinds of address at once.
 const TOLD_AGAIN: Duration = Duration::from_secs(2);
 const MOST_TOLD_AGAIN: usize = 32;
+
+/// After how long a socket that nobody can be heard to close may be given up: who asks over it again is refused.
+const IDLE_AFTER: Duration = Duration::from_secs(10);
 
 /// The longest question, and how much of questions and answers may lie here for a plugin that does not read.
 const MOST_QUESTION_BYTES: usize = 1024;
@@ -228,13 +232,19 @@ pub(super) struct Conversation {
     stream: bool,
     unparsed: Vec<u8>,
     unsent: VecDeque<Vec<u8>>,
+    last_asked: Instant,
     _seat: Seat,
 }
 
 impl Conversation {
     pub(super) fn new(socket: OwnedFd, stream: bool, request: &Request<'_>) -> Result<Self, Errno> {
         let conversations = Arc::clone(&request.brokered.network.names().conversations);
-        let seat = Seat::take(&conversations, MOST_CONVERSATIONS).ok_or(Errno::ECONNREFUSED)?;
+        let seat = Seat::take(&conversations, MOST_CONVERSATIONS).or_else(|| {
+            let core = request.instance.core.upgrade()?;
+            core.relays.give_up_idle(request.instance.id);
+            Seat::take(&conversations, MOST_CONVERSATIONS)
+        });
+        let seat = seat.ok_or(Errno::ECONNREFUSED)?;
         Ok(Self {
             socket,
             instance: Arc::clone(request.instance),
@@ -242,8 +252,18 @@ impl Conversation {
             stream,
             unparsed: Vec::new(),
             unsent: VecDeque::new(),
+            last_asked: Instant::now(),
             _seat: seat,
         })
+    }
+
+    pub(super) fn whose(&self) -> HelperId {
+        self.instance.id
+    }
+
+    /// Whether this is a datagram socket that has not been used for long.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.stream && self.last_asked.elapsed() >= IDLE_AFTER
     }
 
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
@@ -274,6 +294,7 @@ impl Conversation {
             Err(_) => return true,
         }
         while let Some(question) = self.next_question() {
+            self.last_asked = Instant::now();
             if let Some(answer) = take_question(&self.instance, self.tid, relays, line, question) {
                 self.answer(&answer);
             }

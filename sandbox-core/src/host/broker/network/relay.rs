@@ -26,9 +26,13 @@ use super::sockets::{Socket, from_rustix};
 use crate::error::PluginSandboxError;
 use crate::host::lock::lock;
 use crate::shared::sys::signals;
+use crate::shared::wire::zygote::HelperId;
 
 /// How much lies in the host of one direction of a stream.
 const BUFFER_BYTES: usize = 64 << 10;
+
+/// How many one helper may have. Those count, too, whose plugin has closed its end and whose last bytes nobody takes.
+const MOST_OF_ONE: usize = 256;
 
 /// How many pieces of one stream are moved before the others have their turn.
 const TURN: usize = 16;
@@ -44,6 +48,9 @@ enum Line {
     Pump(Box<Pump>),
 }
 
+/// A line that its own thread, and who cuts it, may hold.
+type Shared = Arc<Mutex<Line>>;
+
 /// The thread, and what goes by it. The thread starts with the first.
 pub(crate) struct Relays {
     inner: Arc<Inner>,
@@ -56,7 +63,7 @@ pub(super) struct Inner {
     wake: OwnedFd,
     stop: AtomicBool,
     next: AtomicU64,
-    lines: Mutex<HashMap<u64, Arc<Mutex<Line>>>>,
+    lines: Mutex<HashMap<u64, (HelperId, Shared)>>,
     pub(super) lookups: Lookups,
 }
 
@@ -92,30 +99,34 @@ impl Relays {
     /// Answers what is asked over `socket`, the host's end, from now on.
     pub(super) fn converse(&self, conversation: Conversation) -> Result<(), Errno> {
         self.start()?;
-        let number = self.inner.next_number();
+        let (number, whose) = (self.inner.next_number(), conversation.whose());
         self.inner.watch(conversation.socket(), number, 0, EventFlags::IN)?;
-        lock(&self.inner.lines).insert(number, Arc::new(Mutex::new(Line::Names(conversation))));
+        lock(&self.inner.lines).insert(number, (whose, Arc::new(Mutex::new(Line::Names(conversation)))));
         Ok(())
     }
 
     /// Keeps `near`, the host's end, until it is to reach somebody. Returns its number.
-    pub(super) fn keep(&self, near: OwnedFd) -> Result<u64, Errno> {
+    pub(super) fn keep(&self, whose: HelperId, near: OwnedFd) -> Result<u64, Errno> {
         self.start()?;
+        if lock(&self.inner.lines).values().filter(|(of, _)| *of == whose).count() >= MOST_OF_ONE {
+            return Err(Errno::EMFILE);
+        }
         let number = self.inner.next_number();
         self.inner.watch(&near, number, 0, EventFlags::empty())?;
-        lock(&self.inner.lines).insert(number, Arc::new(Mutex::new(Line::Idle(near))));
+        lock(&self.inner.lines).insert(number, (whose, Arc::new(Mutex::new(Line::Idle(near)))));
         Ok(number)
     }
 
     /// Lets the end that is kept under `number` reach `far`. ENOTCONN if it is not kept any more, EISCONN if it reaches
     /// somebody.
     pub(super) fn reach(&self, number: u64, far: OwnedFd) -> Result<(), Errno> {
-        let line = lock(&self.inner.lines).get(&number).cloned().ok_or(Errno::ENOTCONN)?;
+        let line = self.inner.line(number).ok_or(Errno::ENOTCONN)?;
         let mut line = lock(&line);
         let Line::Idle(near) = &*line else { return Err(Errno::EISCONN) };
         let near = near.try_clone().map_err(|_| Errno::EMFILE)?;
         let pump = Box::new(Pump::new(near, far)?);
         self.inner.unwatch_all(&line);
+        self.inner.wake();
         self.inner.watch(&pump.near.socket, number, 0, EventFlags::IN)?;
         self.inner.watch(&pump.far.socket, number, 1, EventFlags::IN)?;
         *line = Line::Pump(pump);
@@ -123,10 +134,26 @@ impl Relays {
     }
 
     /// Pumps between `near`, the host's end, and `far`, from now on. Returns its number.
-    pub(super) fn pump(&self, near: OwnedFd, far: OwnedFd) -> Result<u64, Errno> {
-        let number = self.keep(near)?;
+    pub(super) fn pump(&self, whose: HelperId, near: OwnedFd, far: OwnedFd) -> Result<u64, Errno> {
+        let number = self.keep(whose, near)?;
         self.reach(number, far)?;
         Ok(number)
+    }
+
+    /// The plugin has closed its end: once its last bytes are on their way, the stream is cut. A stream does not say by
+    /// itself whether who sends no more still reads.
+    pub(super) fn end(&self, number: u64) {
+        let Some(line) = self.inner.line(number) else { return };
+        let ended = match &mut *lock(&line) {
+            Line::Pump(pump) => {
+                pump.is_closed = true;
+                pump.go_on()
+            }
+            Line::Idle(_) | Line::Names(_) => true,
+        };
+        if ended {
+            self.inner.cut(number);
+        }
     }
 
     /// Cuts a stream: once this returns nothing passes any more.
@@ -134,9 +161,17 @@ impl Relays {
         self.inner.cut(number);
     }
 
-    /// Who asks for names, and where the answers go.
-    pub(super) fn inner(&self) -> &Arc<Inner> {
-        &self.inner
+    /// Cuts what this helper had: it has ended.
+    pub(crate) fn forget(&self, id: HelperId) {
+        self.inner.cut_those(|whose, _| whose == id);
+    }
+
+    /// Gives up conversations of this helper's that nobody may be at the other end of: who closes a datagram socket says
+    /// so to nobody.
+    pub(super) fn give_up_idle(&self, id: HelperId) {
+        self.inner.cut_those(|whose, line| {
+            whose == id && matches!(&*lock(line), Line::Names(conversation) if conversation.is_idle())
+        });
     }
 
     /// Ends the thread.
@@ -178,8 +213,22 @@ impl Inner {
         }
     }
 
+    fn line(&self, number: u64) -> Option<Shared> {
+        Some(Arc::clone(&lock(&self.lines).get(&number)?.1))
+    }
+
+    fn cut_those(&self, which: impl Fn(HelperId, &Mutex<Line>) -> bool) {
+        let all: Vec<_> = {
+            let lines = lock(&self.lines);
+            lines.iter().map(|(number, (whose, line))| (*number, *whose, Arc::clone(line))).collect()
+        };
+        for (number, ..) in all.iter().filter(|(_, whose, line)| which(*whose, line)) {
+            self.cut(*number);
+        }
+    }
+
     fn cut(&self, number: u64) {
-        let Some(line) = lock(&self.lines).remove(&number) else { return };
+        let Some((_, line)) = lock(&self.lines).remove(&number) else { return };
         let line = lock(&line);
         self.unwatch_all(&line);
         if let Line::Pump(pump) = &*line {
@@ -191,7 +240,7 @@ impl Inner {
 
     /// Sends an answer to whoever asked for a name over this line.
     pub(super) fn deliver(&self, number: u64, answer: &[u8]) {
-        let Some(line) = lock(&self.lines).get(&number).cloned() else { return };
+        let Some(line) = self.line(number) else { return };
         let mut line = lock(&line);
         if let Line::Names(conversation) = &mut *line {
             conversation.answer(answer);
@@ -221,7 +270,7 @@ impl Inner {
     }
 
     fn serve(self: &Arc<Self>, number: u64, flags: EventFlags) {
-        let Some(line) = lock(&self.lines).get(&number).cloned() else { return };
+        let Some(line) = self.line(number) else { return };
         let ended = match &mut *lock(&line) {
             // Its plugin has closed it.
             Line::Idle(_) => flags.intersects(EventFlags::HUP | EventFlags::ERR),
@@ -272,6 +321,8 @@ struct Pump {
     far: End,
     /// Whether what is moved are messages, which stay whole.
     messages: bool,
+    /// Whether the plugin has closed its end, and reads no more.
+    is_closed: bool,
 }
 
 impl End {
@@ -324,12 +375,17 @@ impl End {
 impl Pump {
     fn new(near: OwnedFd, far: OwnedFd) -> Result<Self, Errno> {
         let kind = rustix::net::sockopt::socket_type(&far).map_err(from_rustix)?;
-        Ok(Self { near: End::new(near), far: End::new(far), messages: kind != SocketType::STREAM })
+        Ok(Self {
+            near: End::new(near),
+            far: End::new(far),
+            messages: kind != SocketType::STREAM,
+            is_closed: false,
+        })
     }
 
     /// Moves what there is; whether it has come to its end.
     fn go_on(&mut self) -> bool {
-        let Self { near, far, messages } = self;
+        let Self { near, far, messages, is_closed } = self;
         for _ in 0..TURN {
             let moved = [
                 near.read(*messages),
@@ -348,7 +404,7 @@ impl Pump {
                 break;
             }
         }
-        near.end_is_told && far.end_is_told
+        near.end_is_told && (far.end_is_told || *is_closed)
     }
 
     /// What the near or the far end is to be watched for.
