@@ -299,12 +299,16 @@ fn send_descriptor(over: RawFd, fd: RawFd) -> Attempt {
     // SAFETY: plain numbers, for which zero is a value.
     let mut control: [libc::cmsghdr; 4] = unsafe { zeroed() };
     // SAFETY: arithmetic on an integer.
-    let (len, space) = unsafe { (libc::CMSG_LEN(4), libc::CMSG_SPACE(4)) };
+    let len = unsafe { libc::CMSG_LEN(4) };
+    // SAFETY: the same.
+    let space = unsafe { libc::CMSG_SPACE(4) };
     control[0].cmsg_len = len as usize;
     control[0].cmsg_level = libc::SOL_SOCKET;
     control[0].cmsg_type = libc::SCM_RIGHTS;
-    // SAFETY: the data of a header begins right behind it, and there is room for four bytes.
-    unsafe { libc::CMSG_DATA(control.as_ptr()).cast::<RawFd>().write_unaligned(fd) };
+    // SAFETY: the data of a header begins right behind it: arithmetic on a pointer into the array.
+    let data = unsafe { libc::CMSG_DATA(control.as_mut_ptr()) };
+    // SAFETY: there is room for four bytes.
+    unsafe { data.cast::<RawFd>().write_unaligned(fd) };
     message.msg_hdr.msg_control = control.as_mut_ptr().cast();
     message.msg_hdr.msg_controllen = space as usize;
     // SAFETY: header, control data and bytes live until the call returns.
@@ -398,8 +402,10 @@ pub(crate) fn look_up_c(payload: &[u8]) -> Attempt {
     // SAFETY: a terminated string, null pointers where they may be, and a pointer to fill.
     let rc = unsafe { libc::getaddrinfo(name.as_ptr(), std::ptr::null(), std::ptr::null(), &raw mut found) };
     if rc != 0 {
+        // SAFETY: an integer.
+        let words = unsafe { libc::gai_strerror(rc) };
         // SAFETY: a terminated string that is never freed.
-        let words = unsafe { CStr::from_ptr(libc::gai_strerror(rc)) };
+        let words = unsafe { CStr::from_ptr(words) };
         return Err(io::Error::other(format!("{rc} {}", words.to_string_lossy())));
     }
     let (mut at, mut count) = (found, 0);
