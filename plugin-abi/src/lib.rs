@@ -23,6 +23,7 @@
 mod binding;
 mod error;
 mod export;
+pub mod files;
 pub mod messages;
 pub mod metadata;
 mod plugin;

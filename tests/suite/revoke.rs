@@ -11,7 +11,7 @@ use rig::{Answer, Scratch, probe_with, wait};
 use sandbox_core::{
     Cause, EventKind, Grade, PERMISSION_FILE_READ, PERMISSION_FILE_WRITE, PERMISSION_NETWORK,
     PERMISSION_PROCESS, PermissionError, PluginPermission, PluginPolicy, PluginSandbox, PluginSandboxError,
-    PluginSandboxManager, PluginState, Ruling, SandboxEvent,
+    PluginSandboxManager, PluginState, ResourceLimits, Ruling, SandboxEvent,
 };
 
 const REFUSED: Answer = Answer::Errno(libc::EACCES);
@@ -514,4 +514,84 @@ fn a_descriptor_to_write_ends_the_plugin_when_the_write_is_revoked_and_one_to_re
             assert_eq!(plugin.attempt("echo", "x"), got("x"), "{how} {mapped}");
         }
     }
+}
+
+// ---- files by way of services
+
+#[test]
+fn a_file_is_read_and_written_by_way_of_services_which_are_judged_anew_each_time() {
+    let scratch = Scratch::new();
+    let file = scratch.file("dir/file", "contents");
+    let policy = PluginPolicy::new().permissions([read(&scratch.at("dir")), write(&scratch.at("dir"))]);
+    let plugin = probe_with(policy.limits(ResourceLimits::default().max_file_handles(0)));
+    let events = plugin.events();
+    let said = |method: &str, payload: String| plugin.attempt(method, payload).text();
+    for (part, expected) in [("0 100", "contents"), ("3 2", "te"), ("7 9", "s"), ("8 1", ""), ("900 1", "")] {
+        let reply = said("service_read_file", format!("{part}\n{file}"));
+        assert_eq!(reply, format!("replied {expected}"), "{part}");
+    }
+    assert_eq!(said("service_file_len", file.clone()), "replied 8");
+    assert_eq!(said("service_write_file", format!("3\n{file}\n+++")), "replied ");
+    assert_eq!(std::fs::read_to_string(&file).expect("it is text"), "con+++ts");
+    let rule = rig::events::expect(&events, "a read", |kind| match kind {
+        EventKind::Access { action: "read", granted: true, rule, .. } => Some(rule.clone()),
+        _ => None,
+    });
+    assert_eq!(rule, format!("granted: {}", read(&scratch.at("dir"))));
+
+    assert!(plugin.revoke_permission(&write(&scratch.at("dir"))));
+    assert_eq!(said("service_write_file", format!("0\n{file}\nx")), "denied file-write file.write");
+    assert_eq!(said("service_file_len", file.clone()), "replied 8");
+    assert!(plugin.revoke_permission(&read(&file)));
+    assert_eq!(said("service_read_file", format!("0 9\n{file}")), "denied file-read file.read");
+    assert_eq!(said("service_file_len", file.clone()), "denied file-read file.len");
+    rig::events::expect_denial(&events, &file);
+    assert_eq!(std::fs::read_to_string(&file).expect("it is text"), "con+++ts");
+    assert_eq!(plugin.state(), PluginState::Active, "it held nothing");
+}
+
+#[test]
+fn a_service_reaches_no_file_that_an_open_would_not() {
+    let scratch = Scratch::new();
+    scratch.file("secret", "secret");
+    let granted = scratch.folder("dir");
+    scratch.link("dir/out", "../secret");
+    let fifo = scratch.fifo("dir/fifo");
+    let policy = PluginPolicy::new().permissions([read(&granted), write(&granted)]);
+    let plugin = probe_with(policy);
+    let denied = "denied file-read file.read";
+    for (path, expected) in [
+        (scratch.at("secret"), denied),
+        (scratch.at("dir/out"), denied),
+        (scratch.at("dir/../secret"), denied),
+        ("/proc/self/mem".to_owned(), denied),
+        ("/etc/passwd".to_owned(), denied),
+        (fifo, denied),
+        (granted.clone(), "failed EISDIR: Is a directory"),
+        (scratch.at("dir/none"), "failed ENOENT: No such file or directory"),
+        ("dir/file".to_owned(), "failed no absolute path"),
+    ] {
+        let said = plugin.attempt("service_read_file", format!("0 9\n{path}")).text();
+        assert_eq!(said, expected, "{path}");
+    }
+    let most = ResourceLimits::default().max_message_bytes;
+    let more = plugin.attempt("service_read_file", format!("0 {}\n{granted}", most + 1)).text();
+    assert_eq!(more, format!("failed {} bytes, where at most {most} are allowed", most + 1));
+    let said = plugin.attempt("service", "file.read\nshort").text();
+    assert_eq!(said, "failed no payload of file.read");
+}
+
+#[test]
+fn somebody_may_be_asked_about_a_file_that_a_service_is_to_read() {
+    let scratch = Scratch::new();
+    let (file, other) = (scratch.file("file", "contents"), scratch.file("other", "other"));
+    let plugin = probe_with(PluginPolicy::new());
+    let allowed = read(&file);
+    plugin.set_decider(wait::PATIENCE, move |request| {
+        if request.permission == allowed { Ruling::AllowOnce } else { Ruling::Deny }
+    });
+    let said = |path: &str| plugin.attempt("service_read_file", format!("0 9\n{path}")).text();
+    assert_eq!(said(&file), "replied contents");
+    assert_eq!(said(&other), "denied file-read file.read");
+    assert!(plugin.permissions().is_empty());
 }

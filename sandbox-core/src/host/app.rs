@@ -22,7 +22,8 @@ const GATED: [&str; 3] = ["ui", "system", "plugin"];
 /// A name's part before its first dot is its group: `ui.*`, `system.*` and `plugin.*` need the permission of that name,
 /// and so does each group that [`gate`](App::gate) names. Other services need none. `plugin.send` and `plugin.receive` are
 /// always there, whatever is offered under these names: by them the plugins of one manager send each other messages
-/// ([`plugin_abi::messages`]).
+/// ([`plugin_abi::messages`]). So are `file.read`, `file.write` and `file.len`, by which a plugin uses files without holding
+/// any ([`plugin_abi::files`]).
 ///
 /// ```
 /// use sandbox_core::App;

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use plugin_abi::files;
 use plugin_abi::messages::{RECEIVE, SEND};
 
 use super::app::ServiceRequest;
@@ -111,6 +112,7 @@ impl Instance {
         let reply = match service.as_str() {
             SEND => Some(self.send_message(&payload)),
             RECEIVE => self.receive_message(id, &payload),
+            files::READ | files::WRITE | files::LEN => Some(self.serve_file(&service, &payload)),
             _ => Some(self.run_service(&service, &payload)),
         };
         if let Some(reply) = reply {

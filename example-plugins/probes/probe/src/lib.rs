@@ -182,6 +182,9 @@ impl Plugin for Probe {
 
             "service" => services::call(self.host()?, payload),
             "service_from_thread" => services::call_from_thread(self.host()?, payload),
+            "service_read_file" => services::read_file(self.host()?, payload),
+            "service_write_file" => services::write_file(self.host()?, payload),
+            "service_file_len" => services::file_len(self.host()?, payload),
             "service_flood" => services::flood_calls(self.host()?, payload),
 
             "send" => messages::send(self.host()?, payload),

@@ -1,10 +1,12 @@
 //! Calls of the host's services, and what is printed.
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 
 use plugin_abi::{Host, ServiceError};
 
-use crate::{Attempt, number, split_line, text};
+use crate::{Attempt, number, split_line, split_space, text};
 
 pub(crate) fn print(payload: &[u8]) -> Attempt {
     io::stdout().write_all(payload)?;
@@ -40,6 +42,25 @@ fn say(answer: Result<Vec<u8>, ServiceError>) -> Vec<u8> {
 pub(crate) fn call(host: &Host, payload: &[u8]) -> Attempt {
     let (name, payload) = split_line(payload);
     Ok(say(host.call(text(name)?, payload)))
+}
+
+/// `OFFSET LEN`, a newline and a path.
+pub(crate) fn read_file(host: &Host, payload: &[u8]) -> Attempt {
+    let (part, path) = split_line(payload);
+    let (offset, len) = split_space(part)?;
+    Ok(say(host.read_file_at(OsStr::from_bytes(path), offset as u64, len)))
+}
+
+/// An offset, a newline, a path, a newline, and what to write.
+pub(crate) fn write_file(host: &Host, payload: &[u8]) -> Attempt {
+    let (offset, rest) = split_line(payload);
+    let (path, bytes) = split_line(rest);
+    let written = host.write_file_at(OsStr::from_bytes(path), number(offset)? as u64, bytes);
+    Ok(say(written.map(|()| Vec::new())))
+}
+
+pub(crate) fn file_len(host: &Host, path: &[u8]) -> Attempt {
+    Ok(say(host.file_len(OsStr::from_bytes(path)).map(|len| len.to_string().into_bytes())))
 }
 
 pub(crate) fn call_from_thread(host: &Host, payload: &[u8]) -> Attempt {

@@ -9,6 +9,7 @@ mod held;
 mod look;
 mod named;
 mod open;
+mod service;
 mod tree;
 
 use std::os::fd::{AsRawFd, OwnedFd};
