@@ -447,7 +447,7 @@ fn everything(folder: &Path) -> Vec<(PathBuf, String)> {
 
 #[test]
 fn whatever_is_made_moved_and_linked_nothing_opens_that_is_not_granted() {
-    const STEPS: u32 = 2500;
+    const STEPS: u32 = 1500;
     let own_seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     let own_seed = u64::from(own_seed.subsec_nanos());
     let scratch = Scratch::new();
@@ -606,4 +606,35 @@ fn a_link_of_its_own_making_tells_nothing_of_where_the_plugin_may_not_look() {
         fs::write(at("tree/file"), "inside").expect("ours");
         assert_eq!(by_std(&plugin, "unlink", &[&link]), got(""));
     }
+}
+
+#[test]
+fn what_is_taken_back_under_one_name_is_under_each_that_the_plugin_gave_it() {
+    let scratch = Scratch::new();
+    let tree = scratch.folder("tree");
+    let secret = scratch.file("tree/part/secret", "secret");
+    let moved = scratch.file("tree/part/moved", "moved");
+    let (known, aside, other) =
+        (scratch.at("tree/known"), scratch.at("tree/aside"), scratch.at("tree/other"));
+    let part = scratch.at("tree/part");
+    let plugin = granted([read(&tree), write(&tree)]);
+    assert_eq!(by_std(&plugin, "link", &[&secret, &known]), got(""));
+    // Moved out, and linked back in.
+    assert_eq!(by_std(&plugin, "rename", &[&moved, &aside]), got(""));
+    assert_eq!(by_std(&plugin, "link", &[&aside, &moved]), got(""));
+    assert_eq!(by_std(&plugin, "read", &[&known]), got("secret"));
+    plugin.revoke_permission(&read(&part));
+    for path in [&known, &aside, &moved, &secret] {
+        assert_eq!(by_std(&plugin, "read", &[path]), REFUSED, "{path}");
+        assert!(unconfined::attempt("open", path).reached(), "{path} is there");
+    }
+    assert_eq!(by_std(&plugin, "append", &[&known]), got(""), "writing was not taken back");
+    assert_eq!(by_std(&plugin, "rename", &[&known, &other]), got(""));
+    assert_eq!(by_std(&plugin, "read", &[&other]), REFUSED, "nor is it a third name's");
+    plugin.unload_plugin().expect("it is loaded");
+    plugin.load_plugin(rig::library("probe")).expect("it loads again");
+    plugin.activate_plugin(()).expect("it is activated");
+    assert_eq!(by_std(&plugin, "read", &[&other]), REFUSED, "nor the next load's");
+    plugin.grant_permission(read(&part));
+    assert_eq!(by_std(&plugin, "read", &[&other]), got("secret and more"));
 }

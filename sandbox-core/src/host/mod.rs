@@ -18,6 +18,7 @@ mod inspect;
 mod instance;
 pub(crate) mod library;
 mod lifecycle;
+mod links;
 mod load;
 mod lock;
 mod manager;

@@ -13,6 +13,7 @@ use super::decider::{Decider, DeciderCell};
 use super::events::{EventHub, EventKind, SandboxEvent};
 use super::folding::Folding;
 use super::lifecycle::{self, Operation, Outcome, PluginState};
+use super::links::Links;
 use super::lock::lock;
 use super::mediated;
 use super::messages::Exchange;
@@ -25,6 +26,7 @@ use crate::shared::wire::zygote::HelperId;
 pub(crate) struct Subject {
     id: PluginId,
     policy: PolicyCell,
+    links: Links,
     standing: Mutex<Standing>,
     hub: EventHub,
     managers: Option<Arc<EventHub>>,
@@ -51,7 +53,18 @@ impl Subject {
     ) -> Self {
         let standing = Mutex::new(Standing { state: PluginState::Registered, helper: None });
         let (hub, folding, owes) = (EventHub::default(), Mutex::default(), AtomicBool::new(false));
-        Self { id, policy, standing, hub, managers, decider, exchange, folding, owes }
+        Self {
+            id,
+            policy,
+            links: Links::default(),
+            standing,
+            hub,
+            managers,
+            decider,
+            exchange,
+            folding,
+            owes,
+        }
     }
 
     pub(crate) fn id(&self) -> &PluginId {
@@ -60,6 +73,11 @@ impl Subject {
 
     pub(crate) fn policy(&self) -> &PolicyCell {
         &self.policy
+    }
+
+    /// The second names that it has given to files.
+    pub(crate) fn links(&self) -> &Links {
+        &self.links
     }
 
     pub(crate) fn limits(&self) -> ResourceLimits {

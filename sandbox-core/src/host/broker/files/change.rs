@@ -229,6 +229,9 @@ impl Request<'_> {
             if judged.kind() == FileType::Directory {
                 return Err(Refused::new(Errno::EPERM, Some(&judged.resolved), "a folder has one name"));
             }
+            if !self.instance.subject.links().add(&judged.stat, &judged.resolved, &to.resolved) {
+                return Err(Refused::new(Errno::EMLINK, Some(&judged.resolved), "too many second names"));
+            }
             // By way of the handle, so that it is the object that was judged; the link that is followed is the handle's.
             let flags = AtFlags::SYMLINK_FOLLOW;
             let linked = rustix::fs::linkat(CWD, by_handle(&judged.handle), &to.parent, to.spelled(), flags);

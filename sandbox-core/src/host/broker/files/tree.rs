@@ -16,6 +16,7 @@ use super::super::base;
 use super::super::requests::{Refused, Request};
 use super::named::{Named, Walk};
 use super::{by_handle, from_rustix};
+use crate::host::links::Links;
 use crate::host::protected;
 use crate::shared::policy::{
     Grants, PERMISSION_FILE_READ, PERMISSION_FILE_WRITE, PluginPermission, Scope, Verdict,
@@ -93,6 +94,7 @@ impl Right {
 pub(super) struct Tree<'a> {
     root: BorrowedFd<'a>,
     grants: &'a Grants,
+    links: &'a Links,
     /// Whether somebody wants to be asked about what is not granted: it has to be found then.
     asks: bool,
 }
@@ -134,15 +136,12 @@ impl Request<'_> {
     pub(super) fn with_tree<T>(&self, right: Right, work: impl FnOnce(&Tree<'_>) -> T) -> T {
         let trees = &self.brokered.trees;
         let root = if right.writes() { &trees.write } else { &trees.read };
-        work(&Tree::new(root.as_fd(), &self.grants(), self.may_ask()))
+        let (grants, links) = (self.grants(), self.instance.subject.links());
+        work(&Tree { root: root.as_fd(), grants: &grants, links, asks: self.may_ask() })
     }
 }
 
-impl<'a> Tree<'a> {
-    pub(super) fn new(root: BorrowedFd<'a>, grants: &'a Grants, asks: bool) -> Self {
-        Self { root, grants, asks }
-    }
-
+impl Tree<'_> {
     /// A handle of what `path` leads to, opening nothing.
     fn find(&self, path: &Path, walk: Walk) -> Result<OwnedFd, Lost> {
         let climbs = path.components().any(|part| part == Component::ParentDir);
@@ -278,7 +277,23 @@ impl<'a> Tree<'a> {
         if on_the_way && FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
             return Err(refuse("not granted"));
         }
+        self.under_every_name(&resolved, &stat, right)?;
         Ok(Judged { handle, stat, resolved, rule, on_the_way })
+    }
+
+    /// Whether `right` is granted under each name that the plugin has given to the file: what is taken back under one name
+    /// is not kept under another.
+    fn under_every_name(&self, resolved: &Path, stat: &Stat, right: Right) -> Result<(), Refused> {
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            return Ok(());
+        }
+        self.links.of(stat).iter().try_for_each(|name| match self.rule_for(name, right) {
+            Ok(_) => Ok(()),
+            Err(closed) => {
+                let rule = format!("under another name: {}", closed.rule);
+                Err(Refused::new(Errno::EACCES, Some(resolved), rule))
+            }
+        })
     }
 
     /// The place that `named` names, if the grants open it for `right`. `odd` is the answer where that is no plain name.
@@ -328,6 +343,7 @@ impl<'a> Tree<'a> {
         if protected::closes(&place.resolved, Some(&stat), true) {
             return Err(refuse(protected::RULE));
         }
+        self.under_every_name(&place.resolved, &stat, Right::Write)?;
         let (resolved, rule) = (place.resolved.clone(), place.rule.clone());
         Ok(Some(Judged { handle, stat, resolved, rule, on_the_way: false }))
     }
@@ -546,7 +562,8 @@ mod tests {
         let mut grants = Grants::default();
         grants.grant(PERMISSION_FILE_READ.scoped_to_path(scope).unwrap(), real);
         let named = Named::absolute(path.as_os_str().as_bytes().to_vec());
-        let verdict = Tree::new(root.as_fd(), &grants, false).judge(&named, Right::Read);
+        let tree = Tree { root: root.as_fd(), grants: &grants, links: &Links::default(), asks: false };
+        let verdict = tree.judge(&named, Right::Read);
         verdict.map(|judged| judged.resolved).map_err(|refused| refused.errno)
     }
 
