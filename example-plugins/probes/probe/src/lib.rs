@@ -141,6 +141,7 @@ impl Plugin for Probe {
             "exec" => kernel::exec(payload),
             "run" => processes::run(payload),
             "run_by_fork" => processes::run_by_fork(payload),
+            "run_in_group" => processes::run_in_group(payload),
             "run_as" => processes::run_as(payload),
             "run_and_kill" => processes::run_and_kill(payload),
             "system" => processes::system(payload),

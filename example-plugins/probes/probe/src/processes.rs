@@ -52,6 +52,13 @@ pub(crate) fn run_by_fork(payload: &[u8]) -> Attempt {
     Ok(told(&talk(command.spawn()?, &input)?))
 }
 
+/// The same in a process group of its own.
+pub(crate) fn run_in_group(payload: &[u8]) -> Attempt {
+    let (mut command, input) = command(payload)?;
+    command.process_group(0);
+    Ok(told(&talk(command.spawn()?, &input)?))
+}
+
 /// The same under another name, its argument 0.
 pub(crate) fn run_as(payload: &[u8]) -> Attempt {
     let (name, rest) = split_line(payload);

@@ -44,6 +44,9 @@ pub(super) fn serve(request: &Request<'_>) -> Option<Answer> {
         libc::SYS_kill => request.signal("kill", request.int(0), request.int(1)),
         libc::SYS_tkill => request.signal("tkill", request.int(0), request.int(1)),
         libc::SYS_tgkill => request.signal("tgkill", request.int(0), request.int(2)),
+        // Groups and sessions are of the plugin's processes alone: the helper is in a session of its own.
+        libc::SYS_setpgid if request.instance.family.has_started() => Some(Answer::Continue),
+        libc::SYS_setsid if !request.is_helper() => Some(Answer::Continue),
         // A program asks for, and changes, what is its own: for these its number is not the helper's.
         libc::SYS_prlimit64 if request.arg(2) == 0 => request.about_itself(request.int(0)),
         libc::SYS_sched_setaffinity => request.about_itself(request.int(0)),
@@ -72,7 +75,9 @@ impl Request<'_> {
             tracing::warn!(plugin = %subject.id(), %error, "its processes count with its threads");
         }
         self.brokered.folders.forget_ended();
-        self.event(attempt, None, true, "granted: process");
+        let held = subject.holds_named(PERMISSION);
+        let rule = if held { "granted: process" } else { "whoever is asked is asked about the program" };
+        self.event(attempt, None, true, rule);
         Answer::Continue
     }
 
@@ -100,7 +105,11 @@ impl Request<'_> {
         let judged = programs::judge(self, &path);
         match judged.and_then(|judged| programs::show(self, &judged).map(|()| judged)) {
             Ok(judged) => {
-                self.event(attempt, Some(&judged.resolved), true, &judged.rule);
+                for programs::Judged { at, resolved, rule, .. } in &judged {
+                    let Some(rule) = rule else { continue };
+                    let attempt = Attempt { object: at.as_os_str().as_encoded_bytes(), ..attempt };
+                    self.event(attempt, Some(resolved), true, rule);
+                }
                 Answer::Continue
             }
             Err(refused) => self.refuse(attempt, refused),

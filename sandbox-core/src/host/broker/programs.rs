@@ -42,18 +42,13 @@ const MOST_INTERPRETERS: usize = 5;
 /// The most of a script that says what its interpreter is, as in the kernel.
 const HEAD_BYTES: u64 = 256;
 
-/// A program that may be started.
+/// Something that the kernel opens when it starts a program.
 pub(super) struct Judged {
-    pub(super) resolved: PathBuf,
-    pub(super) rule: String,
-    /// What the kernel opens on the way.
-    files: Vec<ToShow>,
-}
-
-struct ToShow {
     /// The path that the kernel walks.
-    at: PathBuf,
-    resolved: PathBuf,
+    pub(super) at: PathBuf,
+    pub(super) resolved: PathBuf,
+    /// The decision that lets it; `None` of the loader.
+    pub(super) rule: Option<String>,
     handle: OwnedFd,
 }
 
@@ -61,8 +56,8 @@ fn errno(errno: rustix::io::Errno) -> Errno {
     Errno::from_raw(errno.raw_os_error())
 }
 
-/// Whether the grants of this moment let the plugin start what `path` leads to, and its interpreters.
-pub(super) fn judge(request: &Request<'_>, path: &[u8]) -> Result<Judged, Refused> {
+/// Whether the grants of this moment let the plugin start what `path` leads to, and its interpreters: all of these.
+pub(super) fn judge(request: &Request<'_>, path: &[u8]) -> Result<Vec<Judged>, Refused> {
     let Some(source) = &request.brokered.trees.source else {
         return Err(Refused::new(Errno::EACCES, None, "there is no tree to start programs from"));
     };
@@ -72,22 +67,20 @@ pub(super) fn judge(request: &Request<'_>, path: &[u8]) -> Result<Judged, Refuse
         return Err(Refused::new(Errno::EACCES, None, "not granted"));
     }
     let mut named = PathBuf::from(OsStr::from_bytes(path));
-    let mut files = Vec::new();
-    let mut first = None;
+    let mut judged = Vec::new();
     for _ in 0..=MOST_INTERPRETERS {
         // For the kernel the caller is at the root; for the caller, wherever it went.
         let at = as_the_kernel_walks(&named);
         let path = as_the_kernel_walks(&request.current_folder().join(&named));
         let found = judge_one(source.as_fd(), &path, &grants)?;
         let interpreter = interpreter_of(&found.handle);
-        files.push(ToShow { at, resolved: found.resolved.clone(), handle: found.handle });
-        let (resolved, rule) = first.get_or_insert((found.resolved, found.rule)).clone();
+        judged.push(Judged { at, resolved: found.resolved, rule: Some(found.rule), handle: found.handle });
         let Some(next) = interpreter else {
-            if let Ok(loader) = find_real(source.as_fd(), Path::new(LOADER)) {
-                let (at, resolved) = (PathBuf::from(LOADER), resolved_path(&loader).unwrap_or_default());
-                files.push(ToShow { at, resolved, handle: loader });
+            if let Ok(handle) = find_real(source.as_fd(), Path::new(LOADER)) {
+                let (at, resolved) = (PathBuf::from(LOADER), resolved_path(&handle).unwrap_or_default());
+                judged.push(Judged { at, resolved, rule: None, handle });
             }
-            return Ok(Judged { resolved, rule, files });
+            return Ok(judged);
         };
         named = next;
     }
@@ -163,10 +156,10 @@ fn interpreter_of(program: &OwnedFd) -> Option<PathBuf> {
 }
 
 /// Puts what the kernel will open into the helper's root, where it is not there already.
-pub(super) fn show(request: &Request<'_>, judged: &Judged) -> Result<(), Refused> {
-    let refuse = |errno, rule: &str| Refused::new(errno, Some(&judged.resolved), rule);
+pub(super) fn show(request: &Request<'_>, judged: &[Judged]) -> Result<(), Refused> {
     let mut shown = lock(&request.instance.family.shown);
-    for ToShow { at, resolved, handle } in &judged.files {
+    for Judged { at, resolved, handle, .. } in judged {
+        let refuse = |errno, rule: &str| Refused::new(errno, Some(resolved), rule);
         let stat = fstat(handle).map_err(|error| refuse(errno(error), "fstat"))?;
         let identity = (stat.st_dev, stat.st_ino);
         if shown.get(at).is_some_and(|shown| shown.identity == identity) {
