@@ -47,6 +47,10 @@ impl Instance {
             }
             WRITE => {
                 let WritePart { path, offset, bytes } = WritePart::decode(payload).ok_or_else(malformed)?;
+                let end = offset.saturating_add(bytes.len() as u64);
+                if self.subject.limits().max_file_size_mb.is_some_and(|mb| end > mb << 20) {
+                    return Err(failed(Errno::EFBIG.to_string()));
+                }
                 self.with_file(&brokered, service, path, Right::Write, |file| {
                     file.write_all_at(bytes, offset).map(|()| Vec::new())
                 })
@@ -95,7 +99,7 @@ impl Instance {
             }
             let root = if right == Right::Write { &brokered.trees.write } else { &brokered.trees.read };
             let asks = self.subject.has_decider() && allowed_once.is_none();
-            let tree = Tree::new(root.as_fd(), &grants, asks);
+            let tree = Tree { root: root.as_fd(), grants: &grants, links: self.subject.links(), asks };
             let opened = tree.judge(&named, right).and_then(|judged| Ok((open(&judged, right)?, judged)));
             let refused = match opened {
                 Ok((file, judged)) => {

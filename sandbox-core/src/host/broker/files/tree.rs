@@ -92,11 +92,11 @@ impl Right {
 /// Where the broker looks, and by which grants: the detached, noexec copy of the host's tree, or the tree itself where there
 /// is none.
 pub(super) struct Tree<'a> {
-    root: BorrowedFd<'a>,
-    grants: &'a Grants,
-    links: &'a Links,
+    pub(super) root: BorrowedFd<'a>,
+    pub(super) grants: &'a Grants,
+    pub(super) links: &'a Links,
     /// Whether somebody wants to be asked about what is not granted: it has to be found then.
-    asks: bool,
+    pub(super) asks: bool,
 }
 
 /// An object that was found and judged.
