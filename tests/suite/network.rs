@@ -388,8 +388,14 @@ fn a_revoke_of_a_part_shuts_what_is_in_that_part() {
     let plugin = with([PERMISSION_NETWORK]);
     plugin.attempt("net_connect", one.address.to_string());
     plugin.attempt("net_connect", other.address.to_string());
+    let by_no_address = format!("0.0.0.0:{}", one.address.port());
+    assert!(plugin.attempt("net_connect_timeout", format!("10000 {by_no_address}")).got_it());
     plugin.revoke_permission(&network(one.address));
     one.ended();
+    one.ended();
+    assert_eq!(plugin.attempt("net_connect", &by_no_address), REFUSED, "which is the same");
+    let mapped = format!("[::ffff:127.0.0.1]:{}", one.address.port());
+    assert_eq!(plugin.attempt("net_connect", mapped), REFUSED, "as is this");
     assert_eq!(plugin.attempt("net_talk", "1 stays"), got("stays"));
     assert_eq!(plugin.attempt("net_connect", one.address.to_string()), REFUSED);
 }

@@ -2,7 +2,7 @@
 //!
 //! Runs in the host, on a worker. What is read is hostile.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use nix::errno::Errno;
 
@@ -19,6 +19,16 @@ pub(super) enum Address {
     UnixWithoutPath,
     /// AF_UNSPEC: none any more.
     Dissolve,
+}
+
+impl Address {
+    /// The same, for who sends or connects there.
+    pub(super) fn into_peer(self) -> Self {
+        match self {
+            Self::Internet(address) => Self::Internet(as_peer(address)),
+            other => other,
+        }
+    }
 }
 
 fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
@@ -55,6 +65,19 @@ pub(super) fn read(bytes: &[u8]) -> Result<Address, Errno> {
     }
 }
 
+/// The peer that the kernel takes `address` for: who sends to no address in particular sends to this machine.
+pub(super) fn as_peer(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip == Ipv4Addr::UNSPECIFIED.to_ipv6_mapped() => {
+            Ipv4Addr::LOCALHOST.to_ipv6_mapped().into()
+        }
+        _ => return address,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
 /// A `struct sockaddr_in` or `sockaddr_in6`.
 pub(super) fn write(address: SocketAddr) -> Vec<u8> {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
@@ -83,6 +106,19 @@ mod tests {
         for text in ["127.0.0.1:80", "[::1]:80", "[fe80::1%3]:65535", "0.0.0.0:0"] {
             let address: SocketAddr = text.parse().unwrap();
             assert_eq!(read(&write(address)), Ok(Address::Internet(address)), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_address_in_particular_is_this_machine() {
+        for (given, peer) in [
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("[::]:80", "[::1]:80"),
+            ("[::ffff:0.0.0.0]:80", "[::ffff:127.0.0.1]:80"),
+            ("10.0.0.1:80", "10.0.0.1:80"),
+            ("[fe80::1%3]:80", "[fe80::1%3]:80"),
+        ] {
+            assert_eq!(as_peer(given.parse().unwrap()), peer.parse().unwrap(), "{given}");
         }
     }
 

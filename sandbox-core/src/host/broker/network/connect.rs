@@ -33,7 +33,7 @@ fn wait_for(socket: OwnedFd, owners: Option<Duration>) -> Wait {
 impl Request<'_> {
     pub(super) fn connect(&self) -> Result<Answer, Errno> {
         let socket = self.socket()?;
-        let address = self.address(self.arg(1), self.arg(2))?;
+        let address = self.address(self.arg(1), self.arg(2))?.into_peer();
         let mut connections = self.brokered.network.connections();
         match address {
             Address::Internet(names::SERVER) if socket.is_internet() => self.connect_to_resolver(&socket),

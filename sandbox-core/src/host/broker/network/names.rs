@@ -47,7 +47,7 @@ const FILES: [(&str, &str); 7] = [
 ];
 
 /// A service of the C library's that is asked before the name server; there is none.
-const NAME_CACHE: &[u8] = b"/var/run/nscd/socket";
+const NAME_CACHE: [&[u8]; 2] = [b"/var/run/nscd/socket", b"/run/nscd/socket"];
 
 /// How long a name may take to be found.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -119,11 +119,12 @@ enum Kind {
     V6,
 }
 
-/// What all plugins share: how many look-ups there are, and when the next is late.
+/// What all plugins share: how many look-ups there are, and who waits for one.
 #[derive(Default)]
 pub(super) struct Lookups {
     running: Arc<AtomicUsize>,
-    due: Mutex<VecDeque<(Instant, u64, Arc<Instance>)>>,
+    /// The plugins that wait for an answer.
+    waiting: Mutex<HashMap<HelperId, Arc<Instance>>>,
 }
 
 /// A seat among a bounded number, for as long as it is held.
@@ -157,7 +158,7 @@ impl Request<'_> {
 
 /// Whether this is the socket of a service that no plugin finds, and every C library looks for.
 pub(super) fn is_name_cache(path: &[u8]) -> bool {
-    path == NAME_CACHE || path == &NAME_CACHE[4..]
+    NAME_CACHE.contains(&path)
 }
 
 impl Names {
@@ -427,9 +428,9 @@ fn look_up(
     }
     let number = names.next;
     names.next += 1;
-    let (bytes, due) = (question.bytes.clone(), question.due);
+    let bytes = question.bytes.clone();
     names.unanswered.insert(number, question);
-    lock(&relays.lookups.due).push_back((due, number, Arc::clone(instance)));
+    lock(&relays.lookups.waiting).insert(instance.id, Arc::clone(instance));
     relays.wake();
     if start_next(instance, names, relays) {
         return None;
@@ -501,24 +502,33 @@ fn finish(instance: &Arc<Instance>, relays: &Arc<Inner>, name: String, found: Op
 impl Lookups {
     /// Answers those whose time is up. Returns how long it is until the next is late.
     pub(super) fn answer_late(&self, relays: &Arc<Inner>, now: Instant) -> Option<Duration> {
-        loop {
-            let (number, instance) = {
-                let mut due = lock(&self.due);
-                let (when, ..) = due.front()?;
-                if *when > now {
-                    return Some(when.saturating_duration_since(now));
-                }
-                let (_, number, instance) = due.pop_front()?;
-                (number, instance)
+        let waiting: Vec<Arc<Instance>> = lock(&self.waiting).values().cloned().collect();
+        let mut next = None;
+        for instance in waiting {
+            let Some(brokered) = instance.brokered() else {
+                lock(&self.waiting).remove(&instance.id);
+                continue;
             };
-            let Some(brokered) = instance.brokered() else { continue };
-            let late = brokered.network.names().unanswered.remove(&number);
-            if let Some(question) = late
-                && let Some(answer) = reply(&question.bytes, RCODE::ServerFailure, &[])
-            {
-                relays.deliver(question.line, &answer);
+            let mut names = brokered.network.names();
+            let late: Vec<Question> = names
+                .unanswered
+                .extract_if(|_, question| question.due <= now)
+                .map(|(_, question)| question)
+                .collect();
+            let due = names.unanswered.values().map(|question| question.due).min();
+            if due.is_none() {
+                // In this order everywhere: names, then who waits.
+                lock(&self.waiting).remove(&instance.id);
+            }
+            drop(names);
+            next = next.into_iter().chain(due).min();
+            for question in late {
+                if let Some(answer) = reply(&question.bytes, RCODE::ServerFailure, &[]) {
+                    relays.deliver(question.line, &answer);
+                }
             }
         }
+        next.map(|due| due.saturating_duration_since(now))
     }
 }
 

@@ -7,7 +7,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::net::sockopt::Timeout;
 use rustix::net::{SendFlags, send, sendto};
 
-use super::address::Address;
+use super::address::{Address, as_peer};
 use super::connections::Peer;
 use super::sockets::{Socket, from_rustix};
 use super::{Answer, Call, Request, memory};
@@ -131,6 +131,7 @@ impl Request<'_> {
         let own = SendFlags::from_bits_retain(flags & kept) | SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         let sent = match to {
             Some(Address::Internet(to)) if socket.is_internet() && !socket.is_stream() => {
+                let to = as_peer(to);
                 let mut connections = self.brokered.network.connections();
                 let (object, scopes) = (to.to_string(), self.scopes_of(to));
                 let call = Call { action, object: &object };
