@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat};
 
-use super::files::{find_plain, find_real, resolved_path, stat_bytes};
+use super::files::{find_in_sight, find_plain, find_real, resolved_path, stat_bytes};
 use super::processes::as_the_kernel_walks;
 use super::requests::{Answer, Attempt, Refused, Request};
 use crate::host::cause::Cause;
@@ -94,25 +94,29 @@ struct Found {
 }
 
 fn judge_one(source: BorrowedFd<'_>, at: &Path, grants: &Grants) -> Result<Found, Refused> {
-    let handle = find_real(source, at).map_err(|errno| {
+    let handle = find_in_sight(source, at, grants).map_err(|lost| {
         // Only where the plugin may look is it told the truth.
-        let folder = at.parent().and_then(|folder| find_real(source, folder).ok());
-        let folder = folder.and_then(|folder| resolved_path(&folder)).unwrap_or_else(|| PathBuf::from("/"));
-        let place = Scope::path(folder.join(at.file_name().unwrap_or_default()));
-        let seen = place.is_ok_and(|place| grants.judge("process", &place).is_granted());
-        let errno = if seen { errno } else { Errno::EACCES };
+        let place = lost.place.and_then(|place| Scope::path(place).ok());
+        let seen = place.is_some_and(|place| grants.judge("process", &place).is_granted());
+        let errno = if seen { lost.errno } else { Errno::EACCES };
         Refused::new(errno, None, if seen { "it is not there" } else { "not granted" })
     })?;
     let resolved =
         resolved_path(&handle).ok_or_else(|| Refused::new(Errno::EACCES, None, "it has no path any more"))?;
-    let refuse = |rule: &str| Refused::new(Errno::EACCES, Some(&resolved), rule);
-    let scope = Scope::path(&resolved).map_err(|_| refuse("its path cannot be judged"))?;
+    let rule = may_start(&handle, &resolved, grants)?;
+    Ok(Found { handle, resolved, rule })
+}
+
+/// The decision by which the object at `resolved` may be started.
+fn may_start(handle: &OwnedFd, resolved: &Path, grants: &Grants) -> Result<String, Refused> {
+    let refuse = |rule: &str| Refused::new(Errno::EACCES, Some(resolved), rule);
+    let scope = Scope::path(resolved).map_err(|_| refuse("its path cannot be judged"))?;
     let rule = match grants.judge("process", &scope) {
         Verdict::Granted(grant) => {
             // Nobody has named it: then it is one of the system's own.
             let named = grant.scope().is_some();
             if !named
-                && !handle.try_clone().is_ok_and(|file| only_root_may_write(&resolved, &File::from(file)))
+                && !handle.try_clone().is_ok_and(|file| only_root_may_write(resolved, &File::from(file)))
             {
                 return Err(refuse(
                     "without a scope only programs that none but root can change are started",
@@ -125,14 +129,14 @@ fn judge_one(source: BorrowedFd<'_>, at: &Path, grants: &Grants) -> Result<Found
             return Err(refuse("not granted").wanting(Some(PERMISSION_PROCESS.at(scope))));
         }
     };
-    let stat = fstat(&handle).map_err(|error| Refused::new(errno(error), Some(&resolved), "fstat"))?;
-    if protected::closes(&resolved, Some(&stat), false) {
+    let stat = fstat(handle).map_err(|error| Refused::new(errno(error), Some(resolved), "fstat"))?;
+    if protected::closes(resolved, Some(&stat), false) {
         return Err(refuse(protected::RULE));
     }
     if !is_program(&stat) {
         return Err(refuse("it is no program"));
     }
-    Ok(Found { handle, resolved, rule })
+    Ok(rule)
 }
 
 fn is_program(stat: &Stat) -> bool {
@@ -269,29 +273,25 @@ fn needed(request: &Request<'_>, asked: &[u8], what: What) -> Option<(Answer, Re
     let trees = &request.brokered.trees;
     let path = Path::new(OsStr::from_bytes(asked));
     let is_cache = asked == b"/etc/ld.so.cache";
-    let named_as_library = system_folders().folders().iter().any(|folder| path.starts_with(folder));
+    let grants = request.grants();
     let execute = trees.execute.as_ref()?;
-    let handle = match find_real(execute.as_fd(), path) {
+    let handle = match find_in_sight(execute.as_fd(), path, &grants) {
         Ok(handle) => handle,
         // A loader tries many names: these say nothing but which libraries the system has.
-        Err(errno) if named_as_library => return Some(nothing(errno)),
-        Err(_) => return None,
+        Err(lost) => {
+            let among_libraries = lost.place.is_some_and(|place| is_in_system_folders(&place));
+            return among_libraries.then(|| nothing(lost.errno));
+        }
     };
     let resolved = resolved_path(&handle)?;
     let stat = fstat(&handle).ok()?;
     let kind = FileType::from_raw_mode(stat.st_mode);
-    let in_folders = system_folders().folders().iter().any(|folder| {
-        resolved.starts_with(folder) || folder.canonicalize().is_ok_and(|real| resolved.starts_with(real))
-    });
-    let is_library = in_folders
+    let everybodys = stat.st_mode & libc::S_IROTH != 0;
+    let is_library = is_in_system_folders(&resolved)
+        && everybodys
         && matches!(kind, FileType::RegularFile | FileType::Directory)
         && handle.try_clone().is_ok_and(|file| only_root_may_write(&resolved, &File::from(file)));
-    let is_startable = || {
-        let scope = Scope::path(&resolved).ok();
-        let granted = scope.is_some_and(|scope| request.grants().judge("process", &scope).is_granted());
-        granted && is_program(&stat)
-    };
-    if !is_library && !is_cache && !is_startable() {
+    if !is_library && !is_cache && may_start(&handle, &resolved, &grants).is_err() {
         return None;
     }
     let answer = match what {
@@ -302,7 +302,8 @@ fn needed(request: &Request<'_>, asked: &[u8], what: What) -> Option<(Answer, Re
             if kind == FileType::RegularFile && flags & libc::O_DIRECTORY.cast_unsigned() == 0 =>
         {
             // Only libraries become code in this way.
-            let file = if is_library { reopen(&handle) } else { read_only(trees.read.as_fd(), &resolved) };
+            let file =
+                if is_library { reopen(&handle) } else { read_only(trees.read.as_fd(), &resolved, &stat) };
             match file {
                 Ok(file) => Answer::File { file, cloexec: flags & libc::O_CLOEXEC.cast_unsigned() != 0 },
                 Err(errno) => Answer::Errno(errno),
@@ -313,11 +314,18 @@ fn needed(request: &Request<'_>, asked: &[u8], what: What) -> Option<(Answer, Re
     Some((answer, Ok(resolved)))
 }
 
-/// The file at `resolved` through a tree whose files are never code.
-fn read_only(read: BorrowedFd<'_>, resolved: &Path) -> Result<OwnedFd, Errno> {
+fn is_in_system_folders(path: &Path) -> bool {
+    system_folders().folders().iter().any(|folder| {
+        path.starts_with(folder) || folder.canonicalize().is_ok_and(|real| path.starts_with(real))
+    })
+}
+
+/// The file at `resolved`, an ordinary one that was judged, through a tree whose files are never code.
+fn read_only(read: BorrowedFd<'_>, resolved: &Path, judged: &Stat) -> Result<OwnedFd, Errno> {
     let handle = find_plain(read, resolved)?;
-    let kind = fstat(&handle).map(|stat| FileType::from_raw_mode(stat.st_mode)).map_err(errno)?;
-    if kind == FileType::RegularFile { reopen(&handle) } else { Err(Errno::EACCES) }
+    let found = fstat(&handle).map_err(errno)?;
+    let same = (found.st_dev, found.st_ino) == (judged.st_dev, judged.st_ino);
+    if same { reopen(&handle) } else { Err(Errno::EACCES) }
 }
 
 #[cfg(test)]

@@ -463,10 +463,10 @@ struct Closed {
 }
 
 /// A path that leads nowhere.
-struct Lost {
-    errno: Errno,
+pub(in super::super) struct Lost {
+    pub(in super::super) errno: Errno,
     /// The first place on the way at which there is nothing, or nothing that leads on.
-    place: Option<PathBuf>,
+    pub(in super::super) place: Option<PathBuf>,
 }
 
 /// A part of a path.
@@ -519,6 +519,17 @@ fn find(root: BorrowedFd<'_>, path: &Path, walk: Walk) -> Result<OwnedFd, Errno>
 /// A handle of what `path` leads to in the tree at `root`, with every link followed.
 pub(in super::super) fn find_real(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
     find(root, path, Walk { follow: true, resolve: ResolveFlags::empty() })
+}
+
+/// A handle of what `path` leads to in the tree at `root`, for a plugin with these grants: by whether it leads somewhere it
+/// does not tell what is out of their sight.
+pub(in super::super) fn find_in_sight(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    grants: &Grants,
+) -> Result<OwnedFd, Lost> {
+    let tree = Tree { root, grants, links: &Links::default(), asks: false };
+    tree.find(path, Walk { follow: true, resolve: ResolveFlags::empty() })
 }
 
 /// A handle of what stands at `path` of the tree at `root`, which has no link in it.
