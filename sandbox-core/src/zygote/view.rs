@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
-use rustix::fs::{CWD, FileType, Mode};
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, StatxAttributes, StatxFlags, statx};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, unmount};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::shared::empty_root;
@@ -64,7 +64,18 @@ fn place(program: &OwnedFd, at: &Path) -> Result<(), Errno> {
         own_folder(&first)?;
         prepare(&first, rest)?;
     }
+    take_off(at)?;
     mount(program, at)
+}
+
+/// Takes away the program that was shown there before. What runs of it runs on.
+fn take_off(at: &Path) -> Result<(), Errno> {
+    let there = statx(CWD, at, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE).map_err(errno)?;
+    let is_program = FileType::from_raw_mode(there.stx_mode.into()) == FileType::RegularFile;
+    if is_program && there.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        unmount(at, UnmountFlags::DETACH).map_err(errno)?;
+    }
+    Ok(())
 }
 
 /// Makes the folder `first` of the root a file system of this helper's own: the root's is every helper's, and would show
