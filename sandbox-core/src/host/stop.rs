@@ -93,8 +93,11 @@ pub(crate) fn stopped<T>(instance: &Instance, look: impl FnOnce(&[Process]) -> T
                 stopped.0.push(process);
             }
         }
-        let all = stopped.0.len();
-        if stopped.0.iter().all(|process| stands_still(process.pid)) && processes(instance).len() <= all {
+        let known = |pid: &HostPid| stopped.0.iter().any(|process| process.pid == *pid);
+        // Twice: one that ends while its children are looked for leaves them to the helper, which was looked at before.
+        if stopped.0.iter().all(|process| stands_still(process.pid))
+            && (0..2).all(|_| processes(instance).iter().all(known))
+        {
             break;
         }
         if Instant::now() >= deadline {

@@ -153,6 +153,7 @@ impl Plugin for Probe {
             "sleepers" => processes::sleepers(payload),
             "fork_bomb" => processes::fork_bomb(),
             "daemon" => processes::daemon(),
+            "pass_along" => processes::pass_along(payload),
             "stopped" => processes::stopped(),
             "in_child" => {
                 let (method, rest) = split_line(payload);
