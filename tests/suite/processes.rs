@@ -8,7 +8,7 @@ use rig::plugins::Attempts;
 use rig::{Answer, Scratch, inventory, probe, probe_with, unconfined, wait};
 use sandbox_core::{
     Cause, EventKind, PERMISSION_FILE_READ, PERMISSION_FILE_WRITE, PERMISSION_PROCESS, PluginPermission,
-    PluginPolicy, PluginSandbox, PluginSandboxError, ResourceLimits, Ruling,
+    PluginPolicy, PluginSandbox, PluginSandboxError, PluginState, ResourceLimits, Ruling,
 };
 
 const EACCES: Answer = Answer::Errno(libc::EACCES);
@@ -353,6 +353,70 @@ fn a_program_writes_and_goes_where_its_plugin_may() {
     let script = scratch.script("folder/script", "#!/bin/sh\necho ran\n");
     let plugin = with([start(&script), start("/bin/sh"), read(&folder)]);
     assert_eq!(told(&plugin, "run", &format!("/bin/sh\n-c\ncd {folder} && ./script")), "exit 0\nran\n");
+}
+
+#[test]
+fn a_program_tells_nothing_of_what_is_outside() {
+    let scratch = Scratch::new();
+    scratch.file("there", "x");
+    let plugin = with([start(CAT)]);
+    let said = |path: &str| told(&plugin, "run", &format!("{CAT}\n{path}")).replace(path, "");
+    let up = "../".repeat(8);
+    for folder in ["/lib", "/usr/lib", "/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu"] {
+        let to = |name: &str| format!("{folder}/{up}{}", scratch.at(name).trim_start_matches('/'));
+        assert_eq!(said(&to("there")), said(&to("not-there")), "{folder}");
+    }
+    let outside = |path: &str| match unconfined::attempt("run", &format!("{CAT}\n{path}")) {
+        unconfined::Outcome::Answered(answer) => answer.text().replace(path, ""),
+        other => panic!("{other:?}"),
+    };
+    assert_ne!(outside("/lib/../"), outside("/lib/../nowhere"), "outside it is told");
+}
+
+#[test]
+fn a_program_reads_no_other_that_may_not_be_started() {
+    let scratch = Scratch::new();
+    let own = scratch.script("own", "#!/bin/sh\n# contents\n");
+    let line = format!("{CAT}\n{own}");
+    let plugin = with([PERMISSION_PROCESS]);
+    assert!(told(&plugin, "run", &line).starts_with("exit 1\n"));
+    plugin.grant_permission(start(&own));
+    assert_eq!(told(&plugin, "run", &line), "exit 0\n#!/bin/sh\n# contents\n");
+}
+
+#[test]
+fn a_program_that_is_replaced_is_shown_in_the_place_of_the_old_one() {
+    let scratch = Scratch::new();
+    let tools = scratch.folder("tools");
+    let plugin = with([start(&tools)]);
+    let at = scratch.at("tools/tool");
+    for _ in 0..4 {
+        std::fs::rename(scratch.program("new", CAT), &at).expect("ours");
+        assert_eq!(told(&plugin, "run", &format!("{at}\n\ntext")), "exit 0\ntext");
+    }
+    let mounts =
+        std::fs::read_to_string(format!("/proc/{}/mountinfo", plugin.process_id().expect("it lives")));
+    let mounts = mounts.expect("it can be seen");
+    assert_eq!(mounts.lines().filter(|line| line.split(' ').nth(4) == Some(&at)).count(), 1, "{mounts}");
+}
+
+#[test]
+fn a_revoke_finds_a_file_that_is_passed_from_process_to_process() {
+    let scratch = Scratch::new();
+    let file = scratch.file("file", "contents");
+    for _ in 0..3 {
+        let limits = ResourceLimits::default().max_processes(64);
+        let policy = PluginPolicy::new().permissions([PERMISSION_PROCESS, read(&file)]).limits(limits);
+        let plugin = probe_with(policy);
+        let events = plugin.events();
+        assert!(plugin.attempt("pass_along", &file).got_it());
+        assert!(plugin.revoke_permission(&read(&file)));
+        assert_eq!(plugin.state(), PluginState::Crashed);
+        expect(&events, "its end", |kind| match kind {
+            EventKind::Ended { cause: Cause::Revoked { .. } } => Some(()),
+            _ => None,
+        });
+    }
 }
 
 #[test]

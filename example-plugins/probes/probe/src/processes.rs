@@ -205,6 +205,7 @@ pub(crate) fn daemon() -> Attempt {
 
 /// A file that is open in one child alone, which passes it on to a child of its own and ends, and so on without an end; among
 /// others that have nothing to pass on.
+#[expect(clippy::disallowed_methods, reason = "a child of the plugin's forks")]
 pub(crate) fn pass_along(payload: &[u8]) -> Attempt {
     // SAFETY: a disposition, no handler. Who ends is gone at once, and not waited for.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
