@@ -206,6 +206,35 @@ fn nothing_is_moved_or_linked_to_where_more_is_granted() {
 }
 
 #[test]
+fn what_was_granted_becomes_no_link() {
+    let scratch = Scratch::new();
+    let (tree, other) = (scratch.folder("tree"), scratch.folder("other"));
+    let below = scratch.folder("other/granted/below");
+    let plugin = granted([read(&tree), write(&tree), read(&other), write(&other), read(&below)]);
+    let (link, away) = (scratch.at("other/link"), scratch.at("other/away"));
+    assert_eq!(by_std(&plugin, "symlink", &["/etc", &link]), got(""), "elsewhere a link is made");
+    assert_eq!(by_std(&plugin, "rename", &[&tree, &away]), got(""));
+    // What the next grant for the same path would be about.
+    for (operation, from) in [("symlink", "/etc"), ("rename", &link), ("link", &link)] {
+        assert_eq!(by_std(&plugin, operation, &[from, &tree]), REFUSED, "{operation}");
+    }
+    assert_eq!(by_std(&plugin, "make folder", &[&tree]), got(""));
+    let exchange = |one: &str, two: &str| {
+        plugin.attempt("syscall", format!("{} -100 s:{one} -100 s:{two} 2", libc::SYS_renameat2))
+    };
+    assert_eq!(exchange(&link, &tree), REFUSED);
+    assert_eq!(exchange(&tree, &link), REFUSED);
+    assert!(exchange(&away, &tree).got_it(), "folders are exchanged");
+    assert_eq!(by_std(&plugin, "remove all", &[&scratch.at("other/granted")]), got(""));
+    assert_eq!(
+        by_std(&plugin, "symlink", &["/etc", &scratch.at("other/granted")]),
+        REFUSED,
+        "nor what is above it"
+    );
+    assert_eq!(by_std(&plugin, "symlink", &["/etc", &scratch.at("tree/within")]), got(""));
+}
+
+#[test]
 fn a_revoked_part_stays_closed_whatever_is_moved_linked_or_climbed_around_it() {
     let scratch = Scratch::new();
     let tree = scratch.folder("tree");

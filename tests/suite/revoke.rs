@@ -314,6 +314,26 @@ fn mediated(permissions: &[PluginPermission]) -> Option<PluginSandbox> {
 }
 
 #[test]
+fn no_file_is_moved_or_linked_to_where_it_could_not_be_taken_back() {
+    let scratch = Scratch::new();
+    let (taken, kept) = (scratch.folder("taken"), scratch.folder("kept"));
+    let file = scratch.file("taken/file", "contents");
+    let Some(plugin) = mediated(&[read(&taken), write(&taken)]) else { return };
+    plugin.grant_permission(read(&kept));
+    plugin.grant_permission(write(&kept));
+    let change =
+        |operation: &str, from: &str, to: &str| plugin.attempt("fs", format!("{operation}\n{from}\n{to}"));
+    for operation in ["rename", "link"] {
+        assert_eq!(change(operation, &file, &scratch.at("kept/file")), REFUSED, "{operation}");
+    }
+    let moved = scratch.at("taken/moved");
+    assert_eq!(change("rename", &file, &moved), got(""), "where it can be, it may");
+    plugin.grant_permission_as(read(&kept), Grade::Mediated).expect("as the other");
+    plugin.grant_permission_as(write(&kept), Grade::Mediated).expect("as the other");
+    assert_eq!(change("rename", &moved, &scratch.at("kept/file")), got(""));
+}
+
+#[test]
 fn a_mediated_file_is_like_any_other_until_the_very_next_use_after_the_revoke() {
     let scratch = Scratch::new();
     let (file, kept) = (scratch.file("dir/file", "contents"), scratch.file("kept", "kept"));

@@ -42,10 +42,17 @@ impl Verdict<'_> {
 }
 
 impl Decision {
+    fn places(&self) -> impl Iterator<Item = &Path> {
+        [self.permission.scope(), self.real.as_ref()].into_iter().flatten().filter_map(Scope::place)
+    }
+
     /// Whether this is about a part of what is at `path`, and not about all of it.
     fn is_below(&self, path: &Path) -> bool {
-        let places = [self.permission.scope(), self.real.as_ref()].into_iter().flatten();
-        places.filter_map(Scope::place).any(|own| own != path && own.starts_with(path))
+        self.places().any(|own| own != path && own.starts_with(path))
+    }
+
+    fn is_at(&self, path: &Path) -> bool {
+        self.places().any(|own| own == path)
     }
 
     /// How narrowly this covers the object at `scope`: the more components, the narrower. `None` if it does not.
@@ -184,6 +191,11 @@ impl Grants {
     /// Whether anything at all was decided about a part of what is at `path`, not the whole of it.
     pub(crate) fn decides_below(&self, path: &Path) -> bool {
         self.granted.iter().chain(&self.denied).any(|own| own.is_below(path))
+    }
+
+    /// Whether anything was decided about exactly what is at `path`.
+    pub(crate) fn decides_at(&self, path: &Path) -> bool {
+        self.granted.iter().chain(&self.denied).any(|own| own.is_at(path))
     }
 
     /// Whether files in a part of the tree at `path` are granted, for reading or for writing.

@@ -197,10 +197,16 @@ impl Request<'_> {
         self.change("rename", &old.path, |tree| {
             let from = tree.place(old, Right::Write, Errno::EBUSY)?;
             let to = tree.place(new, Right::Write, Errno::EBUSY)?;
-            if tree.standing(&from)?.is_none() {
+            let Some(moves) = tree.standing(&from)? else {
                 return Err(Refused::new(Errno::ENOENT, Some(&from.resolved), from.rule));
+            };
+            let replaced = tree.standing(&to)?;
+            if moves.kind() == FileType::Symlink {
+                tree.may_be_link(&to.resolved)?;
             }
-            tree.standing(&to)?;
+            if exchange && replaced.is_some_and(|replaced| replaced.kind() == FileType::Symlink) {
+                tree.may_be_link(&from.resolved)?;
+            }
             tree.may_move(&from.resolved)?;
             tree.may_move(&to.resolved)?;
             tree.may_come_to(&from.resolved, &to.resolved)?;
@@ -229,6 +235,9 @@ impl Request<'_> {
             if judged.kind() == FileType::Directory {
                 return Err(Refused::new(Errno::EPERM, Some(&judged.resolved), "a folder has one name"));
             }
+            if judged.kind() == FileType::Symlink {
+                tree.may_be_link(&to.resolved)?;
+            }
             if !self.instance.subject.links().add(&judged.stat, &judged.resolved, &to.resolved) {
                 return Err(Refused::new(Errno::EMLINK, Some(&judged.resolved), "too many second names"));
             }
@@ -245,6 +254,7 @@ impl Request<'_> {
         }
         self.change("symlink", &named.path, |tree| {
             let place = tree.place(named, Right::Write, Errno::EEXIST)?;
+            tree.may_be_link(&place.resolved)?;
             let made = rustix::fs::symlinkat(target, &place.parent, place.spelled());
             Done::at(&place.resolved, &place.rule, made)
         })

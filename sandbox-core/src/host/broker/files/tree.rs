@@ -356,13 +356,29 @@ impl Tree<'_> {
         };
         let gains =
             Right::Both.permissions().iter().find(|right| granted(to, right) && !granted(from, right));
-        match gains {
-            None => Ok(()),
-            Some(gained) => {
-                let rule = format!("{} is granted there and not here", gained.name());
-                Err(Refused::new(Errno::EACCES, Some(from), rule))
-            }
+        let grade = |path: &Path, permission: &PluginPermission| {
+            Scope::path(path).ok().and_then(|scope| self.grants.grade(permission.name(), &scope))
+        };
+        let refuse = |rule| Err(Refused::new(Errno::EACCES, Some(from), rule));
+        if let Some(gained) = gains {
+            return refuse(format!("{} is granted there and not here", gained.name()));
         }
+        // Nor what could be taken back more gently here.
+        let keeps =
+            |right: &PluginPermission| grade(to, right).is_none_or(|there| Some(there) >= grade(from, right));
+        if !Right::Both.permissions().iter().all(keeps) {
+            return refuse("what is granted there is of a lower grade".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Whether a link may stand at `path`: where something was decided, or above that, the next decision about that place
+    /// would be one about where the link leads.
+    pub(super) fn may_be_link(&self, path: &Path) -> Result<(), Refused> {
+        if self.grants.decides_at(path) || self.grants.decides_below(path) {
+            return Err(Refused::new(Errno::EACCES, Some(path), "what was decided about becomes no link"));
+        }
+        Ok(())
     }
 
     /// Whether what is at `path` may go, or something come there, with everything below: a decision about a part of it would
