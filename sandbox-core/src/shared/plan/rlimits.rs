@@ -106,7 +106,8 @@ pub(crate) fn plan(limits: &ResourceLimits, counts_alone: bool, starts_programs:
         // Looser: reserved but unused address space (a C library's arenas, thread stacks) is not memory.
         bounded(Resource::AddressSpace, data.map(|data| data * 4 + (4 << 30))),
         bounded(Resource::OpenFiles, limits.max_file_handles.map(|handles| handles + OWN_DESCRIPTORS)),
-        nothing(Resource::CoreDump),
+        // 0 is no bound to a program that core dumps are piped to, and 1 is: core(5).
+        Rlimit { resource: Resource::CoreDump, soft: Some(1), hard: Some(1) },
         bounded(Resource::FileSize, limits.max_file_size_mb.map(|mb| mb << 20)),
         nothing(Resource::LockedMemory),
         nothing(Resource::MessageQueues),
@@ -140,14 +141,14 @@ mod tests {
         assert_eq!(soft(Resource::OpenFiles), Some(15));
         assert_eq!(soft(Resource::Data), Some(104 << 20));
         assert_eq!(soft(Resource::Processes), Some(17));
-        assert_eq!(soft(Resource::CoreDump), Some(0));
+        assert_eq!(soft(Resource::CoreDump), Some(1));
     }
 
     #[test]
     fn an_unlimited_plugin_still_dumps_no_core() {
         let limits = ResourceLimits::default().max_memory_mb(None).max_file_handles(None);
         let plan = plan(&limits, false, false);
-        assert!(plan.contains(&Rlimit { resource: Resource::CoreDump, soft: Some(0), hard: Some(0) }));
+        assert!(plan.contains(&Rlimit { resource: Resource::CoreDump, soft: Some(1), hard: Some(1) }));
         assert!(plan.contains(&Rlimit { resource: Resource::Data, soft: None, hard: None }));
     }
 }
