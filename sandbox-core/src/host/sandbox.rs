@@ -156,7 +156,7 @@ impl PluginSandbox {
         permission: PluginPermission,
         grade: Grade,
     ) -> Result<(), PluginSandboxError> {
-        Ok(self.entry.subject().grant_as(permission, grade)?)
+        self.entry.subject().grant_as(permission, grade)
     }
 
     /// Withdraws `permission`, in any state, and takes back what it had opened. Returns whether any of it was held.
