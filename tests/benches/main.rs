@@ -1,6 +1,6 @@
 //! What the sandbox costs, beside what the same thing costs without it, measured in turns in one run.
 //!
-//! `cargo bench` for a table, `-- --quick` for a rough one, `-- spawn call open memory` for a part of it, and
+//! `cargo bench` for a table, `-- --quick` for a rough one, `-- spawn call open read revoke memory` for a part of it, and
 //! `-- --json FILE` for the figures as a file, to compare before and after.
 //!
 //! This program is the host, and, run again with `--part`, each of the bare processes that the host's plugins are
@@ -14,6 +14,8 @@ mod in_process;
 mod memory;
 mod opens;
 mod options;
+mod reads;
+mod revokes;
 mod spawns;
 mod table;
 
@@ -43,6 +45,8 @@ fn main() {
             Panel::Spawn => spawns::measure(&options),
             Panel::Call => calls::measure(&options),
             Panel::Open => opens::measure(&options),
+            Panel::Read => reads::measure(&options),
+            Panel::Revoke => revokes::measure(&options),
             Panel::Memory => memory::measure(&options),
         };
         figures.print();

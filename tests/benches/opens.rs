@@ -64,6 +64,6 @@ pub(crate) fn measure(options: &Options) -> Figures {
     figures
 }
 
-fn times(answer: &[u8]) -> impl Iterator<Item = Duration> {
+pub(crate) fn times(answer: &[u8]) -> impl Iterator<Item = Duration> {
     answer.as_chunks::<8>().0.iter().map(|nanos| Duration::from_nanos(u64::from_le_bytes(*nanos)))
 }

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 /// What is said to whoever got it wrong.
-pub(crate) const USAGE: &str = "usage: cargo bench -- [--quick] [--json FILE] [spawn] [call] [open] [memory]";
+pub(crate) const USAGE: &str =
+    "usage: cargo bench -- [--quick] [--json FILE] [spawn] [call] [open] [read] [revoke] [memory]";
 
 /// A table of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,12 +12,20 @@ pub(crate) enum Panel {
     Spawn,
     Call,
     Open,
+    Read,
+    Revoke,
     Memory,
 }
 
 impl Panel {
-    const ALL: [(&str, Self); 4] =
-        [("spawn", Self::Spawn), ("call", Self::Call), ("open", Self::Open), ("memory", Self::Memory)];
+    const ALL: [(&str, Self); 6] = [
+        ("spawn", Self::Spawn),
+        ("call", Self::Call),
+        ("open", Self::Open),
+        ("read", Self::Read),
+        ("revoke", Self::Revoke),
+        ("memory", Self::Memory),
+    ];
 }
 
 /// What was asked for.
