@@ -652,8 +652,17 @@ fn what_is_taken_back_under_one_name_is_under_each_that_the_plugin_gave_it() {
     assert_eq!(by_std(&plugin, "rename", &[&moved, &aside]), got(""));
     assert_eq!(by_std(&plugin, "link", &[&aside, &moved]), got(""));
     assert_eq!(by_std(&plugin, "read", &[&known]), got("secret"));
+    // Linked outside, and one of the names, or the folder that it is in, moved there.
+    let (file, folder) = (scratch.file("tree/file", "file"), scratch.folder("tree/folder"));
+    let (inner, kept) = (scratch.file("tree/folder/inner", "inner"), scratch.at("tree/kept"));
+    let second = scratch.at("tree/second");
+    assert_eq!(by_std(&plugin, "link", &[&file, &second]), got(""));
+    assert_eq!(by_std(&plugin, "rename", &[&second, &file]), got(""), "nothing, of two names of one file");
+    assert_eq!(by_std(&plugin, "rename", &[&second, &scratch.at("tree/part/second")]), got(""));
+    assert_eq!(by_std(&plugin, "link", &[&inner, &kept]), got(""));
+    assert_eq!(by_std(&plugin, "rename", &[&folder, &scratch.at("tree/part/folder")]), got(""));
     plugin.revoke_permission(&read(&part));
-    for path in [&known, &aside, &moved, &secret] {
+    for path in [&known, &aside, &moved, &secret, &file, &kept] {
         assert_eq!(by_std(&plugin, "read", &[path]), REFUSED, "{path}");
         assert!(unconfined::attempt("open", path).reached(), "{path} is there");
     }

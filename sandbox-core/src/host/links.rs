@@ -42,6 +42,32 @@ impl Links {
         true
     }
 
+    /// Whether there is room for what is at `from` to be known at `to`.
+    pub(crate) fn may_move(&self, from: &Path, to: &Path) -> bool {
+        let state = lock(&self.0);
+        let below = state.names.values().flatten().filter(|name| name.starts_with(from)).count();
+        let longer = to.as_os_str().len().saturating_sub(from.as_os_str().len());
+        state.bytes.saturating_add(below.saturating_mul(longer)) <= MOST_BYTES
+    }
+
+    /// What was at `from` is at `to` now, with everything below.
+    pub(crate) fn moved(&self, from: &Path, to: &Path) {
+        let mut state = lock(&self.0);
+        for names in state.names.values_mut().filter(|names| names.iter().any(|name| name.starts_with(from)))
+        {
+            *names = std::mem::take(names).into_iter().map(|name| moved(name, from, to)).collect();
+        }
+        state.bytes = state.names.values().flatten().map(|name| name.as_os_str().len()).sum();
+    }
+
+    /// What is at one place is at the other now, and the other way round.
+    pub(crate) fn exchanged(&self, one: &Path, other: &Path) {
+        let aside = Path::new("aside"); // what is kept here is absolute
+        self.moved(one, aside);
+        self.moved(other, one);
+        self.moved(aside, other);
+    }
+
     /// What else this file was called by the plugin.
     pub(crate) fn of(&self, stat: &Stat) -> Vec<PathBuf> {
         // With one name left it is where it is, as if it had been moved there.
@@ -51,6 +77,14 @@ impl Links {
         let state = lock(&self.0);
         let names = state.names.get(&(stat.st_dev, stat.st_ino));
         names.map(|names| names.iter().cloned().collect()).unwrap_or_default()
+    }
+}
+
+fn moved(name: PathBuf, from: &Path, to: &Path) -> PathBuf {
+    match name.strip_prefix(from) {
+        Ok(rest) if rest.as_os_str().is_empty() => to.to_owned(),
+        Ok(rest) => to.join(rest),
+        Err(_) => name,
     }
 }
 

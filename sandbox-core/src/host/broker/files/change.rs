@@ -12,6 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, RenameFlags, Timestamps};
 
 use super::super::requests::{Answer, Attempt, Refused, Request};
+use super::folders::object;
 use super::named::Named;
 use super::tree::{Judged, Right, Tree};
 use super::{by_handle, from_rustix};
@@ -204,7 +205,7 @@ impl Request<'_> {
             if moves.kind() == FileType::Symlink {
                 tree.may_be_link(&to.resolved)?;
             }
-            if exchange && replaced.is_some_and(|replaced| replaced.kind() == FileType::Symlink) {
+            if exchange && replaced.as_ref().is_some_and(|replaced| replaced.kind() == FileType::Symlink) {
                 tree.may_be_link(&from.resolved)?;
             }
             tree.may_move(&from.resolved)?;
@@ -213,14 +214,24 @@ impl Request<'_> {
             if exchange {
                 tree.may_come_to(&to.resolved, &from.resolved)?;
             }
+            let links = self.instance.subject.links();
+            let (one, other) = (&from.resolved, &to.resolved);
+            if !links.may_move(one, other) || (exchange && !links.may_move(other, one)) {
+                return Err(Refused::new(Errno::EMLINK, Some(one), "too many second names"));
+            }
+            // Two names of one file both stay: rename(2).
+            let same = |replaced: &Judged| object(&replaced.stat) == object(&moves.stat);
+            let stays = replaced.as_ref().is_some_and(same);
             let moved =
                 rustix::fs::renameat_with(&from.parent, from.spelled(), &to.parent, to.spelled(), flags);
-            if moved.is_ok() {
+            if moved.is_ok() && !stays {
                 let folders = &self.brokered.folders;
                 if exchange {
-                    folders.exchanged(&from.resolved, &to.resolved);
+                    folders.exchanged(one, other);
+                    links.exchanged(one, other);
                 } else {
-                    folders.moved(&from.resolved, &to.resolved);
+                    folders.moved(one, other);
+                    links.moved(one, other);
                 }
             }
             Done::at(&from.resolved, &from.rule, moved)

@@ -57,9 +57,9 @@ struct Handed {
 }
 
 /// An object, by device and inode.
-type Object = (u64, u64);
+pub(super) type Object = (u64, u64);
 
-fn object(stat: &Stat) -> Object {
+pub(super) fn object(stat: &Stat) -> Object {
     (stat.st_dev, stat.st_ino)
 }
 
