@@ -399,6 +399,12 @@ fn what_is_the_hosts_own_no_grant_reaches() {
         assert_eq!(by_std(&plugin, "rename", &[&other, path]), REFUSED);
     }
     assert_eq!(by_std(&plugin, "rename", &[&scratch.at("own"), &scratch.at("moved")]), REFUSED);
+    assert_eq!(
+        by_std(&plugin, "chmod", &[&scratch.at("own")]),
+        REFUSED,
+        "nor is the way to it closed, or opened"
+    );
+    assert!(by_std(&plugin, "chmod", &[&scratch.folder("elsewhere")]).got_it());
     assert_eq!(by_std(&plugin, "read", &[&other]), got("other"), "what is beside it is reached");
     // What a plugin is loaded from is read, and not written; a hard link to it is the same file.
     let alias = scratch.at("alias");

@@ -17,6 +17,7 @@ use super::named::Named;
 use super::tree::{Judged, Right, Tree};
 use super::{by_handle, from_rustix};
 use crate::host::procfs::{HostPid, Status};
+use crate::host::protected;
 
 /// What no mode that a plugin asks for turns on.
 const RIGHTS_OF_ITS_OWN: u32 = libc::S_ISUID | libc::S_ISGID | libc::S_ISVTX;
@@ -305,6 +306,10 @@ impl Request<'_> {
     ) -> Answer {
         self.change(action, &named.path, |tree| {
             let judged = tree.judge(named, Right::Write)?;
+            // Who may go into a folder decides about what is in it.
+            if judged.kind() == FileType::Directory && protected::is_below(&judged.resolved) {
+                return Err(Refused::new(Errno::EACCES, Some(&judged.resolved), protected::RULE));
+            }
             Done::at(&judged.resolved, &judged.rule, work(&judged))
         })
     }
