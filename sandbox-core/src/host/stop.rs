@@ -43,11 +43,12 @@ impl Process {
 
     /// Ends it; while it is stopped, before it is back in its own code.
     pub(crate) fn kill(&self) {
-        self.signal(Signal::KILL);
+        let _ = self.signal(Signal::KILL);
     }
 
-    fn signal(&self, signal: Signal) {
-        let _ = pidfd_send_signal(&self.pidfd, signal);
+    /// Whether there was still somebody to be signalled.
+    fn signal(&self, signal: Signal) -> bool {
+        pidfd_send_signal(&self.pidfd, signal).is_ok()
     }
 }
 
@@ -71,17 +72,16 @@ pub(crate) fn processes(instance: &Instance) -> Vec<HostPid> {
 /// an answer of the broker's, none comes back to the plugin's code meanwhile.
 ///
 /// # Errors
-/// [`NotStopped`] if they do not stop in time, or the helper has ended. They run on.
+/// [`NotStopped`] if they do not stop in time, the helper has ended, or one of them hides what it holds. They run on.
 pub(crate) fn stopped<T>(instance: &Instance, look: impl FnOnce(&[Process]) -> T) -> Result<T, NotStopped> {
     let _one_at_a_time = lock(&instance.stopping);
     let mut stopped = Stopped(Vec::new());
     let deadline = Instant::now() + STOP_TIMEOUT;
     stopped.0.push(Process { pid: instance.pid, pidfd: instance.process().ok_or(NotStopped)? });
     loop {
-        // Again each time: one that still ran may have let another go on, or started one.
-        for process in &stopped.0 {
-            process.signal(Signal::STOP);
-        }
+        // Again each time: one that still ran may have let another go on, or started one. The number of one that is gone may
+        // be another's by now.
+        stopped.0.retain(|process| process.signal(Signal::STOP));
         for pid in processes(instance) {
             if stopped.0.iter().all(|process| process.pid != pid)
                 && let Some(raw) = Pid::from_raw(pid.0)
@@ -89,7 +89,7 @@ pub(crate) fn stopped<T>(instance: &Instance, look: impl FnOnce(&[Process]) -> T
                 && processes(instance).contains(&pid)
             {
                 let process = Process { pid, pidfd };
-                process.signal(Signal::STOP);
+                let _ = process.signal(Signal::STOP);
                 stopped.0.push(process);
             }
         }
@@ -105,6 +105,9 @@ pub(crate) fn stopped<T>(instance: &Instance, look: impl FnOnce(&[Process]) -> T
         }
         std::thread::sleep(LOOK_AGAIN);
     }
+    if stopped.0.iter().any(|process| has_lost_its_first_thread(process.pid)) {
+        return Err(NotStopped);
+    }
     Ok(look(&stopped.0))
 }
 
@@ -114,18 +117,28 @@ struct Stopped(Vec<Process>);
 impl Drop for Stopped {
     fn drop(&mut self) {
         for process in &self.0 {
-            process.signal(Signal::CONT);
+            let _ = process.signal(Signal::CONT);
         }
     }
 }
 
-/// Whether no thread of this process runs, or would run before it stops: proc_pid_stat(5).
+/// The state of one thread: proc_pid_stat(5). `None` of one that is gone.
+fn state(pid: HostPid, task: i32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{}/task/{task}/stat", pid.0)).ok()?;
+    // Behind the name, which may have any byte in it.
+    stat.rsplit_once(')')?.1.trim_start().chars().next()
+}
+
+/// Whether no thread of this process runs, or would run before it stops.
 fn stands_still(pid: HostPid) -> bool {
-    procfs::threads(pid).into_iter().all(|task| {
-        let stat = fs::read_to_string(format!("/proc/{}/task/{task}/stat", pid.0)).unwrap_or_default();
-        // Behind the name, which may have any byte in it. One that cannot be read is gone.
-        let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
-        // Who waits and cannot be interrupted stops before it is back in its own code.
-        state.is_none_or(|state| matches!(state, 'T' | 't' | 'D' | 'Z' | 'X'))
-    })
+    // Who waits and cannot be interrupted stops before it is back in its own code.
+    let still = |state| matches!(state, 'T' | 't' | 'D' | 'Z' | 'X');
+    procfs::threads(pid).into_iter().all(|task| state(pid, task).is_none_or(still))
+}
+
+/// Whether the thread by which the kernel shows a process has ended, and others go on: it then shows no descriptors and no
+/// mappings, though the others hold them.
+fn has_lost_its_first_thread(pid: HostPid) -> bool {
+    let has_ended = |task| state(pid, task).is_none_or(|state| matches!(state, 'Z' | 'X'));
+    has_ended(pid.0) && procfs::threads(pid).into_iter().any(|task| !has_ended(task))
 }
