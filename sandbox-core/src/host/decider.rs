@@ -81,37 +81,60 @@ impl fmt::Debug for Decider {
     }
 }
 
-/// How many questions may be open at once, of all plugins, those that a decider never answers included.
-const MOST_OPEN: usize = 32;
+/// How many questions may be open at once, of one plugin and beyond the first of each plugin, those that a decider never
+/// answers included. The first of a plugin's always may: no plugin keeps another from being asked about.
+const MOST_OF_ONE: usize = 8;
+const MOST_BEYOND: usize = 32;
 
-/// How many there are.
-static OPEN: AtomicUsize = AtomicUsize::new(0);
+/// How many there are beyond the first of each plugin.
+static BEYOND: AtomicUsize = AtomicUsize::new(0);
+
+/// How many questions of one plugin are open, over all of its helpers.
+pub(crate) type Open = Arc<AtomicUsize>;
 
 /// The right to have a question open.
-struct Seat;
+struct Seat {
+    open: Open,
+    beyond: bool,
+}
 
 impl Seat {
-    fn take() -> Option<Self> {
-        let more = |open| (open < MOST_OPEN).then_some(open + 1);
-        OPEN.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok().then_some(Self)
+    fn take(open: &Open) -> Option<Self> {
+        fn one_more(of: &AtomicUsize, most: usize) -> Option<usize> {
+            let more = |open| (open < most).then_some(open + 1);
+            of.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()
+        }
+        let is_first = one_more(open, MOST_OF_ONE)? == 0;
+        // Given back by itself where there is no room beyond.
+        let mut seat = Self { open: Arc::clone(open), beyond: false };
+        if !is_first {
+            one_more(&BEYOND, MOST_BEYOND)?;
+            seat.beyond = true;
+        }
+        Some(seat)
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        OPEN.fetch_sub(1, Ordering::AcqRel);
+        self.open.fetch_sub(1, Ordering::AcqRel);
+        if self.beyond {
+            BEYOND.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 
 /// What is said about `wish`; no, if nothing is said in time. What is denied is remembered, what is allowed always granted.
+/// What there is no room to ask about is denied this once.
 pub(crate) fn rule(instance: &Instance, wish: &AccessRequest) -> Ruling {
     let ruling = match instance.subject.decider() {
         None => Ruling::Deny,
         Some(Decider::Learn) => Ruling::AllowOnce,
         Some(Decider::Ask { decide, timeout }) => {
             let may_ask = instance.questions().may_ask(&wish.permission, Instant::now());
-            let seat = if may_ask { Seat::take() } else { None };
-            seat.map_or(Ruling::Deny, |seat| ask(decide, timeout, wish.clone(), seat))
+            let seat = if may_ask { Seat::take(instance.subject.open_questions()) } else { None };
+            let Some(seat) = seat else { return Ruling::Deny };
+            ask(decide, timeout, wish.clone(), seat)
         }
     };
     match ruling {
@@ -204,6 +227,25 @@ mod tests {
         }
         assert!(!questions.may_ask(&wanted("/a"), now));
         assert!(questions.may_ask(&wanted("/a"), now + WINDOW));
+    }
+
+    #[test]
+    fn no_plugin_keeps_another_from_its_first_question() {
+        let plugins: [Open; 8] = Default::default();
+        let mut seats = Vec::new();
+        for plugin in &plugins {
+            seats.extend((0..2 * MOST_OF_ONE).map_while(|_| Seat::take(plugin)));
+        }
+        assert_eq!(plugins[0].load(Ordering::Acquire), MOST_OF_ONE);
+        assert_eq!(BEYOND.load(Ordering::Acquire), MOST_BEYOND);
+        assert!(plugins.iter().all(|plugin| plugin.load(Ordering::Acquire) > 0));
+        let another = Open::default();
+        let first = Seat::take(&another).unwrap();
+        assert!(Seat::take(&another).is_none(), "there is no room beyond");
+        drop(seats);
+        assert!(Seat::take(&another).is_some());
+        drop(first);
+        assert_eq!((another.load(Ordering::Acquire), BEYOND.load(Ordering::Acquire)), (0, 0));
     }
 
     #[test]

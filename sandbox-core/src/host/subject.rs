@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use super::cause::Cause;
-use super::decider::{Decider, DeciderCell};
+use super::decider::{self, Decider, DeciderCell};
 use super::events::{EventHub, EventKind, SandboxEvent};
 use super::folding::Folding;
 use super::lifecycle::{self, Operation, Outcome, PluginState};
@@ -31,6 +31,7 @@ pub(crate) struct Subject {
     hub: EventHub,
     managers: Option<Arc<EventHub>>,
     decider: Arc<DeciderCell>,
+    open_questions: decider::Open,
     exchange: Arc<Exchange>,
     folding: Mutex<Folding>,
     /// Whether `folding` owes something.
@@ -61,6 +62,7 @@ impl Subject {
             hub,
             managers,
             decider,
+            open_questions: decider::Open::default(),
             exchange,
             folding,
             owes,
@@ -105,6 +107,11 @@ impl Subject {
 
     pub(crate) fn has_decider(&self) -> bool {
         self.decider.is_some()
+    }
+
+    /// How many questions about it nobody has answered yet.
+    pub(crate) fn open_questions(&self) -> &decider::Open {
+        &self.open_questions
     }
 
     pub(crate) fn set_decider(&self, decider: Option<Decider>) {
