@@ -375,6 +375,11 @@ impl Instance {
         }
     }
 
+    /// Whether its end was asked for.
+    pub(crate) fn is_being_ended(&self) -> bool {
+        lock(&self.ending).decided.is_some()
+    }
+
     /// Ends it although its end was asked for already: `why` counts now.
     pub(crate) fn kill_for_good(&self, why: Cause) {
         lock(&self.ending).decided = Some(why);

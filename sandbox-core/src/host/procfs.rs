@@ -90,6 +90,13 @@ pub(crate) fn process_of(tid: i32) -> Option<HostPid> {
     Status::read(HostPid(tid)).get("Tgid").parse().ok().map(HostPid)
 }
 
+/// How often a thread has come off a processor, of its own or not.
+pub(crate) fn switches(tid: i32) -> u64 {
+    let status = Status::read(HostPid(tid));
+    let count = |key| status.get(key).parse().unwrap_or(0_u64);
+    count("voluntary_ctxt_switches").saturating_add(count("nonvoluntary_ctxt_switches"))
+}
+
 /// The process that has started this one, or that it came to when that had ended.
 pub(crate) fn parent_of(pid: HostPid) -> Option<HostPid> {
     Status::read(pid).get("PPid").parse().ok().filter(|pid| *pid > 0).map(HostPid)

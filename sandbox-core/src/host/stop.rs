@@ -2,6 +2,7 @@
 //!
 //! Runs in the host, on the thread that asked. Owns that they go on afterwards, whatever came of the look. Never used on a
 //! worker or the reactor: it waits for the kernel to stop threads.
+use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
@@ -68,12 +69,15 @@ pub(crate) fn processes(instance: &Instance) -> Vec<HostPid> {
     std::iter::once(instance.pid).chain(procfs::descendants(instance.pid)).collect()
 }
 
-/// Runs `look` while no thread of the plugin's runs. Of threads that wait in the kernel without being stopped, such as for
-/// an answer of the broker's, none comes back to the plugin's code meanwhile.
+/// Runs `look` while no thread of the plugin's runs: again, if one has run meanwhile. Of threads that wait in the kernel
+/// without being stopped, such as for an answer of the broker's, none comes back to the plugin's code meanwhile.
 ///
 /// # Errors
 /// [`NotStopped`] if they do not stop in time, the helper has ended, or one of them hides what it holds. They run on.
-pub(crate) fn stopped<T>(instance: &Instance, look: impl FnOnce(&[Process]) -> T) -> Result<T, NotStopped> {
+pub(crate) fn stopped<T>(
+    instance: &Instance,
+    mut look: impl FnMut(&[Process]) -> T,
+) -> Result<T, NotStopped> {
     let _one_at_a_time = lock(&instance.stopping);
     let mut stopped = Stopped(Vec::new());
     let deadline = Instant::now() + STOP_TIMEOUT;
@@ -93,26 +97,42 @@ pub(crate) fn stopped<T>(instance: &Instance, look: impl FnOnce(&[Process]) -> T
                 stopped.0.push(process);
             }
         }
-        let known = |pid: &HostPid| stopped.0.iter().any(|process| process.pid == *pid);
-        // Twice: one that ends while its children are looked for leaves them to the helper, which was looked at before.
-        if stopped.0.iter().all(|process| stands_still(process.pid))
-            && (0..2).all(|_| processes(instance).iter().all(known))
-        {
-            break;
+        if stopped.all_stand_still(instance) {
+            if stopped.0.iter().any(|process| has_lost_its_first_thread(process.pid)) {
+                return Err(NotStopped);
+            }
+            let before = stopped.runs();
+            let seen = look(&stopped.0);
+            // A timer of the plugin's own can send it SIGCONT, at any moment.
+            if instance.is_being_ended() || stopped.all_stand_still(instance) && stopped.runs() == before {
+                return Ok(seen);
+            }
         }
         if Instant::now() >= deadline {
             return Err(NotStopped);
         }
         std::thread::sleep(LOOK_AGAIN);
     }
-    if stopped.0.iter().any(|process| has_lost_its_first_thread(process.pid)) {
-        return Err(NotStopped);
-    }
-    Ok(look(&stopped.0))
 }
 
 /// The processes that were told to stop; they go on when it goes.
 struct Stopped(Vec<Process>);
+
+impl Stopped {
+    /// Whether these are all of the plugin's processes, and none runs.
+    fn all_stand_still(&self, instance: &Instance) -> bool {
+        let known = |pid: &HostPid| self.0.iter().any(|process| process.pid == *pid);
+        // Twice: one that ends while its children are looked for leaves them to the helper, which was looked at before.
+        self.0.iter().all(|process| stands_still(process.pid))
+            && (0..2).all(|_| processes(instance).iter().all(known))
+    }
+
+    /// How often each of their threads has come off a processor.
+    fn runs(&self) -> HashMap<i32, u64> {
+        let threads = self.0.iter().flat_map(|process| procfs::threads(process.pid));
+        threads.map(|tid| (tid, procfs::switches(tid))).collect()
+    }
+}
 
 impl Drop for Stopped {
     fn drop(&mut self) {
