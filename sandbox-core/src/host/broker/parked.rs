@@ -48,6 +48,7 @@ struct Parked {
     brokered: Arc<Brokered>,
     notification: Notification,
     rulings: Vec<(PluginPermission, Ruling)>,
+    revokes_before: u64,
     began: Instant,
     wait: Wait,
 }
@@ -95,6 +96,7 @@ impl ParkingLot {
             brokered: Arc::clone(request.brokered),
             notification: request.notification.clone(),
             rulings: request.rulings.to_vec(),
+            revokes_before: request.revokes_before,
             began: request.waited_since.unwrap_or_else(Instant::now),
             wait,
         };
@@ -140,6 +142,7 @@ impl ParkingLot {
             brokered: &parked.brokered,
             notification: &parked.notification,
             rulings: &parked.rulings,
+            revokes_before: parked.revokes_before,
             waited_since: Some(parked.began),
         };
         match requests::serve(&request) {

@@ -47,21 +47,22 @@ pub(super) fn ask(pending: Pending, shared: &Arc<Shared>) {
 }
 
 impl Pending {
-    fn request<'a>(&'a self, rulings: &'a [(PluginPermission, Ruling)]) -> Request<'a> {
+    fn request<'a>(&'a self, rulings: &'a [(PluginPermission, Ruling)], revokes_before: u64) -> Request<'a> {
         let Self { instance, brokered, notification, .. } = self;
-        Request { instance, brokered, notification, rulings, waited_since: None }
+        Request { instance, brokered, notification, rulings, revokes_before, waited_since: None }
     }
 
     /// Asks, and serves the request anew, until nothing is left to be asked.
     fn settle(&self, shared: &Shared) {
-        let (mut rulings, mut wish) = (Vec::new(), self.wish.clone());
+        let (mut rulings, mut wish, mut revokes) = (Vec::new(), self.wish.clone(), None);
         loop {
             let ruling = {
                 let _waits = self.instance.waits_for_a_person(self.notification.tid);
                 decider::rule(&self.instance, &wish)
             };
             rulings.push((wish.permission, ruling));
-            let request = self.request(&rulings);
+            let revokes = *revokes.get_or_insert_with(|| self.instance.subject.policy().grants().revokes());
+            let request = self.request(&rulings, revokes);
             match requests::serve(&request) {
                 Served::Answered => return,
                 Served::Undecided(next) => wish = next,
@@ -73,6 +74,6 @@ impl Pending {
     fn deny(&self) {
         let ruling = (self.wish.permission.clone(), Ruling::Deny);
         // What else it needs is nobody's to allow either.
-        let _ = requests::serve(&self.request(&vec![ruling; MOST_FOR_ONE]));
+        let _ = requests::serve(&self.request(&vec![ruling; MOST_FOR_ONE], 0));
     }
 }

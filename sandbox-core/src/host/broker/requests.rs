@@ -79,6 +79,8 @@ pub(super) struct Request<'a> {
     pub(super) notification: &'a Notification,
     /// What was said by whoever was asked about this very request.
     pub(super) rulings: &'a [(PluginPermission, Ruling)],
+    /// How many revokes there had been when the first of it was said.
+    pub(super) revokes_before: u64,
     /// Since when its caller waits, if this is not the first time that it is served.
     pub(super) waited_since: Option<Instant>,
 }
@@ -241,9 +243,12 @@ impl Request<'_> {
         }
     }
 
-    /// The grants as they are at this moment, with what was allowed for this request alone.
+    /// The grants as they are at this moment, with what was allowed for this request alone and not taken back since.
     pub(super) fn grants(&self) -> Arc<Grants> {
         let mut grants = self.instance.subject.policy().grants();
+        if grants.revokes() != self.revokes_before {
+            return grants;
+        }
         for (permission, ruling) in self.rulings {
             if *ruling == Ruling::AllowOnce {
                 Arc::make_mut(&mut grants).grant(permission.clone(), permission.scope().cloned());

@@ -247,6 +247,7 @@ impl Shared {
                         brokered: &brokered,
                         notification: &notification,
                         rulings: &[],
+                        revokes_before: 0,
                         waited_since: None,
                     };
                     let served = requests::serve(&request);

@@ -14,6 +14,7 @@ use super::scope::Scope;
 pub(crate) struct Grants {
     granted: Vec<Decision>,
     denied: Vec<Decision>,
+    revokes: u64,
 }
 
 /// A grant or a denial.
@@ -102,6 +103,7 @@ impl Grants {
 
     /// Takes away everything that `permission` covers. Returns whether any of it was held.
     pub(crate) fn revoke(&mut self, permission: &PluginPermission, real: Option<Scope>) -> bool {
+        self.revokes = self.revokes.saturating_add(1);
         let held = self.holds(permission)
             || self.granted.iter().any(|grant| permission.takes_along(&grant.permission));
         self.granted.retain(|grant| !permission.takes_along(&grant.permission));
@@ -116,6 +118,11 @@ impl Grants {
             self.denied.push(denial);
         }
         held
+    }
+
+    /// How often something was revoked.
+    pub(crate) fn revokes(&self) -> u64 {
+        self.revokes
     }
 
     /// Without a scope: held at any scope. With one: is all of it covered, and no part of it denied.
