@@ -18,6 +18,15 @@ pub(crate) fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &
     set(socket, level, name, value.as_ptr(), value.len())
 }
 
+/// Lets every packet pass again: SO_DETACH_FILTER.
+pub(crate) fn let_pass(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    match set_option(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &0_i32.to_ne_bytes()) {
+        // There was no filter.
+        Err(Errno::ENOENT) => Ok(()),
+        set => set,
+    }
+}
+
 /// Lets no packet pass that comes for this socket from now on: SO_ATTACH_FILTER, socket(7).
 pub(crate) fn drop_everything(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     let keep_nothing = u16::try_from(libc::BPF_RET | libc::BPF_K).map_err(|_| Errno::EINVAL)?;

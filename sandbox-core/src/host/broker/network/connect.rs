@@ -38,7 +38,7 @@ impl Request<'_> {
         match address {
             Address::Internet(names::SERVER) if socket.is_internet() => self.connect_to_resolver(&socket),
             Address::Internet(peer) if peer.port() == 0 && socket.is_internet() && !socket.is_stream() => {
-                self.point_at(&socket, peer)
+                self.point_at(&socket, peer, &mut connections)
             }
             Address::Internet(peer) if socket.is_internet() => {
                 self.connect_to(socket, peer, &mut connections)
@@ -46,6 +46,9 @@ impl Request<'_> {
             Address::Dissolve if socket.is_internet() => {
                 rustix::net::connect_unspec(&socket.fd).map_err(from_rustix)?;
                 connections.reaches_nobody(socket.inode);
+                if connections.bound_at(socket.inode).is_none() {
+                    socket.hear_nobody()?;
+                }
                 Ok(Answer::Value(0))
             }
             Address::Unix(path) if names::is_name_cache(&path) => Err(Errno::ENOENT),
@@ -68,22 +71,36 @@ impl Request<'_> {
         }
         let core = self.instance.core.upgrade().ok_or(Errno::ECONNREFUSED)?;
         let end = relay::lead_here(socket)?;
+        socket.hear_others()?;
         core.relays.converse(Conversation::new(end, socket.is_stream(), self)?)?;
         Ok(Answer::Value(0))
     }
 
-    /// Points a datagram socket at a host and no port, by which C libraries find out from where they would send: nothing is
-    /// sent. Who may reach the host at some port may do this; others are refused without a word.
-    fn point_at(&self, socket: &Socket, peer: SocketAddr) -> Result<Answer, Errno> {
+    /// Points a datagram socket at a host and no port, by which C libraries find out from where they would send. Who may reach
+    /// the host at some port may do this, and is connected to that port, since something could be sent; others are refused
+    /// without a word.
+    fn point_at(
+        &self,
+        socket: &Socket,
+        mut peer: SocketAddr,
+        connections: &mut Connections,
+    ) -> Result<Answer, Errno> {
         let grants = self.grants();
-        let granted = super::ports_of(&grants).into_iter().any(|port| {
-            let scopes = self.scopes_of(SocketAddr::new(peer.ip(), port.unwrap_or(0)));
-            grants.judge_as(NETWORK, &scopes).is_granted()
+        let granted = super::ports_of(&grants).into_iter().find_map(|port| {
+            let port = port.unwrap_or(0);
+            let scopes = self.scopes_of(SocketAddr::new(peer.ip(), port));
+            grants.judge_as(NETWORK, &scopes).is_granted().then_some((port, scopes))
         });
-        if !granted {
-            return Err(Errno::EACCES);
+        let (port, scopes) = granted.ok_or(Errno::EACCES)?;
+        let limit = self.instance.subject.limits().max_network_connections;
+        if !connections.have_room(self.instance, socket.inode, limit) {
+            return Err(Errno::EMFILE);
         }
+        peer.set_port(port);
         socket.connect(peer)?;
+        socket.hear_others()?;
+        connections.reaches_nobody(socket.inode);
+        connections.reaches(socket.inode, Peer(scopes));
         Ok(Answer::Value(0))
     }
 
@@ -115,9 +132,11 @@ impl Request<'_> {
                     connections.reaches_nobody(socket.inode);
                 }
                 connections.reaches(socket.inode, Peer(scopes));
+                socket.hear_others()?;
             }
-            // Of these the socket stays what it was.
+            // Of these the socket stays what it was; a datagram socket does so of any.
             Err(Errno::EISCONN | Errno::EINVAL | Errno::EAFNOSUPPORT) => {}
+            Err(_) if !socket.is_stream() => {}
             Err(_) => connections.reaches_nobody(socket.inode),
         }
         match connected {

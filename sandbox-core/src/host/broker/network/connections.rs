@@ -1,16 +1,20 @@
 //! What a plugin's sockets are about: whom they reach, where they listen; counted, and shut when a permission goes.
 //!
 //! Runs in the host: on a worker, and on the thread that revokes. Knows sockets by their inode numbers. The host keeps no
-//! duplicate of any, since the peer would never see the plugin close it: which are still open is looked up in `/proc`.
+//! duplicate of any, since the peer would never see the plugin close it. An epoll holds none either, and the kernel drops
+//! what nobody has open any more from it: what is in it is open, wherever the plugin has put it meanwhile.
 
 use std::collections::{HashMap, HashSet};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
+use nix::errno::Errno;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fs::fstat;
 use rustix::net::sockopt::socket_type;
 use rustix::net::{RecvFlags, Shutdown, SocketType, recv, shutdown};
 
+use super::sockets::from_rustix;
 use crate::host::events::EventKind;
 use crate::host::instance::Instance;
 use crate::host::stop::{self, NotStopped};
@@ -30,12 +34,15 @@ const MOST_DRAINS: usize = 4096;
 /// The sockets of one plugin's.
 #[derive(Debug)]
 pub(super) struct Connections {
+    /// All that it was given and may still have open.
     sockets: HashMap<u64, Socket>,
     /// At this many it is looked which are still open.
     look_at: usize,
+    /// Has each of them in it for as long as it is open, under its inode number.
+    open: Option<OwnedFd>,
 }
 
-/// A socket that reaches somebody, or can be reached.
+/// One socket: whom it reaches, if anybody, and where it can be reached.
 #[derive(Debug, Default)]
 struct Socket {
     /// Where it was bound to, as it was asked for.
@@ -66,7 +73,7 @@ pub(super) struct Peer(pub(super) Vec<Scope>);
 
 impl Default for Connections {
     fn default() -> Self {
-        Self { sockets: HashMap::new(), look_at: LOOK_AT }
+        Self { sockets: HashMap::new(), look_at: LOOK_AT, open: None }
     }
 }
 
@@ -90,13 +97,26 @@ impl Socket {
 }
 
 impl Connections {
-    /// Whether there is room for the socket `inode` to be one of at most `limit` connections. Forgets those that are closed,
-    /// if it must.
-    pub(super) fn have_room(&mut self, instance: &Instance, inode: u64, limit: Option<u64>) -> bool {
+    /// The plugin is about to be given this socket. Returns its inode number.
+    pub(super) fn made(&mut self, instance: &Instance, socket: &OwnedFd) -> Result<u64, Errno> {
         if self.sockets.len() >= self.look_at {
             self.forget_closed(instance);
             self.look_at = LOOK_AT.max(2 * self.sockets.len());
         }
+        let inode = fstat(socket).map_err(from_rustix)?.st_ino;
+        let open = match self.open.take() {
+            Some(open) => open,
+            None => epoll::create(CreateFlags::CLOEXEC).map_err(from_rustix)?,
+        };
+        let open = self.open.insert(open);
+        epoll::add(open, socket, EventData::new_u64(inode), EventFlags::empty()).map_err(from_rustix)?;
+        self.sockets.insert(inode, Socket::default());
+        Ok(inode)
+    }
+
+    /// Whether there is room for the socket `inode` to be one of at most `limit` connections. Forgets those that are closed,
+    /// if it must.
+    pub(super) fn have_room(&mut self, instance: &Instance, inode: u64, limit: Option<u64>) -> bool {
         let Some(limit) = limit else { return true };
         let full = |own: &Self| {
             let others = own.sockets.iter().filter(|(of, socket)| **of != inode && socket.counts()).count();
@@ -109,7 +129,7 @@ impl Connections {
     }
 
     fn forget_closed(&mut self, instance: &Instance) {
-        let Some(open) = open_sockets(instance) else { return };
+        let Some(open) = self.open.as_ref().and_then(members) else { return };
         let closed: Vec<Socket> =
             self.sockets.extract_if(|inode, _| !open.contains(inode)).map(|(_, socket)| socket).collect();
         if let Some(core) = instance.core.upgrade() {
@@ -153,9 +173,6 @@ impl Connections {
             socket.crowded = false;
             socket.line = None;
             socket.far = None;
-            if socket.bound.is_none() {
-                self.sockets.remove(&inode);
-            }
         }
     }
 
@@ -187,25 +204,23 @@ impl Connections {
         self.sockets.iter().filter_map(lost).collect()
     }
 
-    pub(super) fn forget(&mut self, inodes: impl IntoIterator<Item = u64>) {
+    /// These were shut: they reach nobody any more, and nobody reaches them.
+    pub(super) fn were_shut(&mut self, inodes: impl IntoIterator<Item = u64>) {
         for inode in inodes {
-            self.sockets.remove(&inode);
+            self.sockets.entry(inode).and_modify(|socket| *socket = Socket::default());
         }
     }
 }
 
-/// The inode numbers of the sockets that the plugin has open; `None` if that is not to be seen.
-fn open_sockets(instance: &Instance) -> Option<HashSet<u64>> {
-    let mut open = HashSet::new();
-    for pid in stop::processes(instance) {
-        match stop::descriptors(pid) {
-            Ok(held) => open.extend(held.iter().filter_map(|(_, leads_to)| socket_inode(leads_to))),
-            // One that has ended meanwhile holds nothing.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(_) => return None,
-        }
-    }
-    Some(open)
+/// The numbers under which an epoll has what is in it, one line each: proc_pid_fdinfo(5). `None` if that is not to be seen.
+fn members(epoll: &OwnedFd) -> Option<HashSet<u64>> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", epoll.as_raw_fd())).ok()?;
+    let lines = info.lines().filter(|line| line.starts_with("tfd:"));
+    let number = |line: &str| {
+        let data = line.split_once("data:")?.1.split_ascii_whitespace().next()?;
+        u64::from_str_radix(data, 16).ok()
+    };
+    lines.map(number).collect()
 }
 
 /// The inode number behind `socket:[4711]`.
@@ -269,6 +284,22 @@ mod tests {
 
     fn peer(scopes: &[&str]) -> Peer {
         Peer(scopes.iter().map(|scope| Scope::network(scope).unwrap()).collect())
+    }
+
+    #[test]
+    fn a_socket_is_in_an_epoll_for_as_long_as_anybody_has_it_open() {
+        let open = epoll::create(CreateFlags::CLOEXEC).unwrap();
+        assert_eq!(members(&open), Some(HashSet::new()));
+        let sockets = [(); 2].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        for (number, socket) in [u64::MAX, 7].into_iter().zip(&sockets) {
+            epoll::add(&open, socket, EventData::new_u64(number), EventFlags::empty()).unwrap();
+        }
+        assert_eq!(members(&open), Some([u64::MAX, 7].into()));
+        let copy = sockets[0].try_clone().unwrap();
+        drop(sockets);
+        assert_eq!(members(&open), Some([u64::MAX].into()));
+        drop(copy);
+        assert_eq!(members(&open), Some(HashSet::new()));
     }
 
     #[test]

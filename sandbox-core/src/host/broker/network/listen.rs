@@ -50,6 +50,7 @@ impl Request<'_> {
             Ok(rule) => {
                 self.granted(call, &rule);
                 rustix::net::bind(&socket.fd, &at).map_err(from_rustix)?;
+                socket.hear_others()?;
                 connections.bound(socket.inode, scope);
                 Ok(Answer::Value(0))
             }
@@ -138,10 +139,10 @@ impl Request<'_> {
         }
         let relayed = self.grants().grade(NETWORK, &at) == Some(Grade::Relay);
         let (accepted, line) = if relayed { self.relay_from(accepted, own)? } else { (accepted, None) };
-        let accepted = Socket::new(accepted)?;
-        connections.accepted(accepted.inode, at, line);
+        let inode = connections.made(self.instance, &accepted)?;
+        connections.accepted(inode, at, line);
         // Before anybody looks which sockets are open.
-        Ok(self.answer_with(accepted.fd, flags & libc::SOCK_CLOEXEC != 0))
+        Ok(self.answer_with(accepted, flags & libc::SOCK_CLOEXEC != 0))
     }
 
     /// Keeps what was accepted, and makes another socket for the plugin, which leads to the host.

@@ -99,7 +99,7 @@ pub(super) fn take_back(
         return;
     }
     lost.values().for_each(|socket| connections::publish_shut(instance, &socket.about, revoked));
-    brokered.network.connections().forget(lost.into_keys());
+    brokered.network.connections().were_shut(lost.into_keys());
     core.broker.recheck(instance.id);
 }
 
@@ -219,7 +219,13 @@ impl Request<'_> {
         own_flags.set(SocketFlags::NONBLOCK, flags & libc::SOCK_NONBLOCK != 0);
         let file = rustix::net::socket_with(address_family, socket_type, own_flags, Some(own))
             .map_err(from_rustix)?;
-        Ok(Answer::File { file, cloexec: flags & libc::SOCK_CLOEXEC != 0 })
+        let socket = Socket::new(file)?;
+        // The kernel binds one for datagrams by itself when it is written to, and takes what comes from anybody then.
+        socket.hear_nobody()?;
+        let mut connections = self.brokered.network.connections();
+        connections.made(self.instance, &socket.fd)?;
+        // Before anybody looks which sockets are open.
+        Ok(self.answer_with(socket.fd, flags & libc::SOCK_CLOEXEC != 0))
     }
 
     /// The refusal where no call on a socket could be judged.

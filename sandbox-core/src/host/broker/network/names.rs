@@ -212,6 +212,29 @@ fn judge(grants: &Grants, name: &str) -> Result<String, (String, bool)> {
     Err(refused)
 }
 
+/// Whether `name` may be said to be at `address`. Who answers for a name does not decide that a plugin reaches this machine, or
+/// what is on its links alone: that takes a grant of the address, or a name that means this machine (RFC 6761).
+fn may_be_told(grants: &Grants, name: &str, address: IpAddr) -> bool {
+    let is_near = match address.to_canonical() {
+        IpAddr::V4(ip) => {
+            ip.is_loopback()
+                || matches!(ip.octets(), [0, ..])
+                || ip.is_link_local()
+                || ip.is_multicast()
+                || ip.is_broadcast()
+        }
+        IpAddr::V6(ip) => {
+            ip.is_loopback() || ip.is_unspecified() || ip.is_unicast_link_local() || ip.is_multicast()
+        }
+    };
+    let is_this_machines = || name == "localhost" || name.ends_with(".localhost");
+    let is_granted = |port| {
+        let scope = Scope::Network(NetworkScope::to_host(address, port));
+        grants.judge(NETWORK, &scope).is_granted()
+    };
+    !is_near || is_this_machines() || ports_of(grants).into_iter().any(is_granted)
+}
+
 fn publish(instance: &Instance, name: &str, granted: bool, rule: &str) {
     instance.subject.publish(|| EventKind::Access {
         permission: NETWORK,
@@ -345,7 +368,8 @@ fn take_question(
     match judge(&grants, &question.name) {
         Ok(rule) => {
             let mut names = brokered.network.names();
-            if let Some(addresses) = names.found(&question.name, Instant::now()) {
+            if let Some(mut addresses) = names.found(&question.name, Instant::now()) {
+                addresses.retain(|address| may_be_told(&grants, &question.name, *address));
                 names.remember(&question.name, &addresses);
                 return reply_with(&question, &addresses);
             }
@@ -481,8 +505,10 @@ fn finish(instance: &Arc<Instance>, relays: &Arc<Inner>, name: String, found: Op
     for question in waiting {
         let answer = match &found {
             Some(addresses) if granted || question.allowed => {
-                names.remember(&name, addresses);
-                reply_with(&question, addresses)
+                let told = addresses.iter().filter(|address| may_be_told(&grants, &name, **address));
+                let told: Vec<IpAddr> = told.copied().collect();
+                names.remember(&name, &told);
+                reply_with(&question, &told)
             }
             _ => reply(&question.bytes, RCODE::NameError, &[]),
         };
@@ -612,6 +638,32 @@ mod tests {
         let answer = Packet::parse(&answer).unwrap();
         assert_eq!((answer.id(), answer.answers.len(), answer.questions.len()), (7, 1, 1));
         assert!(matches!(answer.answers[0].rdata, RData::AAAA(_)));
+    }
+
+    #[test]
+    fn no_name_but_its_own_leads_to_this_machine_without_a_grant_of_the_address() {
+        for (granted, name, address, told) in [
+            ("a.org", "a.org", "93.184.216.34", true),
+            ("a.org", "a.org", "10.0.0.1", true),
+            ("a.org", "a.org", "127.0.0.1", false),
+            ("a.org", "a.org", "127.9.9.9", false),
+            ("a.org", "a.org", "0.0.0.0", false),
+            ("a.org", "a.org", "169.254.169.254", false),
+            ("a.org", "a.org", "::1", false),
+            ("a.org", "a.org", "::", false),
+            ("a.org", "a.org", "fe80::1", false),
+            ("a.org", "a.org", "::ffff:127.0.0.1", false),
+            ("localhost", "localhost", "127.0.0.1", true),
+            ("*.localhost", "a.localhost", "::1", true),
+            ("*.org", "localhost.org", "127.0.0.1", false),
+            ("127.0.0.0/8:80", "a.org", "127.0.0.1", true),
+            ("*", "a.org", "127.0.0.1", true),
+        ] {
+            let mut grants = Grants::default();
+            grants.grant(PERMISSION_NETWORK.scoped(granted).unwrap(), None);
+            let address = address.parse().unwrap();
+            assert_eq!(may_be_told(&grants, name, address), told, "{granted} {name} {address}");
+        }
     }
 
     #[test]

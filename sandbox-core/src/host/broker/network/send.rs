@@ -144,6 +144,7 @@ impl Request<'_> {
                 }
                 self.granted(call, &rule);
                 connections.reaches(socket.inode, Peer(scopes));
+                socket.hear_others()?;
                 sendto(&socket.fd, &bytes, own, &to)
             }
             // A stream goes to its peer, whatever else is named: send(2).

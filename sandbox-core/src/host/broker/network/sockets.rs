@@ -13,6 +13,8 @@ use rustix::fs::{OFlags, fcntl_getfl, fstat};
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{AddressFamily, SocketType, getsockname};
 
+use crate::shared::sys::sockets;
+
 /// The shortest time that a socket can be told to wait: the kernel makes one tick of its clock of it.
 const ONE_TICK: Duration = Duration::from_micros(1);
 
@@ -65,6 +67,20 @@ impl Socket {
     pub(super) fn local(&self) -> Result<SocketAddr, Errno> {
         let name = getsockname(&self.fd).map_err(from_rustix)?;
         SocketAddr::try_from(name).map_err(|_| Errno::EINVAL)
+    }
+
+    /// What comes for a datagram socket is heard from now on: until somebody has judged it, it is not.
+    pub(super) fn hear_others(&self) -> Result<(), Errno> {
+        if self.is_internet() && !self.is_stream() { sockets::let_pass(self.fd.as_fd()) } else { Ok(()) }
+    }
+
+    /// And no more.
+    pub(super) fn hear_nobody(&self) -> Result<(), Errno> {
+        if self.is_internet() && !self.is_stream() {
+            sockets::drop_everything(self.fd.as_fd())
+        } else {
+            Ok(())
+        }
     }
 
     /// connect(2) that waits no longer than one tick. EINPROGRESS, or EALREADY of one that is under way, is not the end.

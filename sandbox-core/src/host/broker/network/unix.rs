@@ -56,9 +56,7 @@ impl Request<'_> {
         if flags & libc::SOCK_NONBLOCK != 0 {
             rustix::fs::fcntl_setfl(&theirs, OFlags::NONBLOCK).map_err(from_rustix)?;
         }
-        let inode = fstat(&theirs).map_err(from_rustix)?.st_ino;
-        // Others may be forgotten for it, if they are closed.
-        let _ = connections.have_room(self.instance, inode, None);
+        let inode = connections.made(self.instance, &theirs)?;
         connections.goes_by(inode, core.relays.keep(self.instance.id, near)?);
         Ok(self.answer_with(theirs, flags & libc::SOCK_CLOEXEC != 0))
     }
