@@ -8,8 +8,8 @@ use rig::servers;
 use rig::wait;
 use rig::{Answer, Scratch, probe, probe_with, unconfined};
 use sandbox_core::{
-    EventKind, Grade, PERMISSION_NETWORK, PluginPermission, PluginPolicy, PluginSandbox, ResourceLimits,
-    SandboxEvent,
+    EventKind, Grade, PERMISSION_NETWORK, PluginPermission, PluginPolicy, PluginSandbox, PluginState,
+    ResourceLimits, SandboxEvent,
 };
 
 const REFUSED: Answer = Answer::Errno(libc::EACCES);
@@ -440,6 +440,129 @@ fn a_revoke_ends_what_datagrams_come_and_go() {
 }
 
 #[test]
+fn a_datagram_socket_that_fails_to_reach_somebody_else_still_reaches_who_it_did() {
+    // The kernel lets nobody send to everybody who has not said so: EACCES of its own.
+    const EVERYBODY: &str = "255.255.255.255:9";
+    let server = servers::udp();
+    let address = server.address.to_string();
+    let limits = ResourceLimits::default().max_network_connections(1);
+    let plugin = probe_with(PluginPolicy::new().permission(PERMISSION_NETWORK).limits(limits));
+    assert_eq!(plugin.attempt("udp_connect", &address), got("0"));
+    assert!(!plugin.attempt("udp_reconnect", format!("0 {EVERYBODY}")).got_it());
+    assert_eq!(plugin.attempt("udp_talk", "0 ping"), got("ping"), "as ever");
+    assert_eq!(plugin.attempt("udp_connect", &address), Answer::Errno(libc::EMFILE), "it counts");
+    plugin.revoke_permission(&network(&address));
+    assert_eq!(plugin.attempt("udp_talk", "0 ping"), Answer::Errno(libc::EPIPE));
+    assert_eq!(server.seen(), 1);
+}
+
+#[test]
+fn a_datagram_socket_that_points_at_a_host_and_no_port_is_one_that_reaches_it() {
+    let server = servers::udp();
+    let plugin = with([network(server.address)]);
+    assert_eq!(plugin.attempt("udp_connect", "127.0.0.1:0"), got("0"));
+    assert_eq!(plugin.attempt("udp_connect", "127.0.0.2:0"), REFUSED);
+    assert_eq!(plugin.attempt("udp_talk", "0 ping"), got("ping"), "at the port that is in scope");
+    plugin.revoke_permission(&network(server.address));
+    assert_eq!(plugin.attempt("udp_talk", "0 ping"), Answer::Errno(libc::EPIPE));
+    assert_eq!(server.seen(), 1);
+}
+
+#[test]
+fn a_datagram_socket_hears_nobody_before_it_was_judged() {
+    for how in ["bound", "written"] {
+        assert!(unconfined::attempt("udp_hears_unbound", how).reached(), "{how}");
+        let plugin = with([network("127.0.0.1")]);
+        assert_eq!(plugin.attempt("udp_hears_unbound", how), Answer::Errno(libc::EAGAIN), "{how}");
+    }
+}
+
+#[test]
+fn no_address_in_particular_is_this_machine() {
+    let server = servers::tcp();
+    let port = server.address.port();
+    for to in [format!("0.0.0.0:{port}"), format!("[::ffff:0.0.0.0]:{port}")] {
+        assert!(unconfined::attempt("net_connect", &to).reached(), "{to}");
+        assert!(with([network("127.0.0.1")]).attempt("net_connect", &to).got_it(), "{to}");
+        assert_eq!(with([network("0.0.0.0/8")]).attempt("net_connect", &to), REFUSED, "{to}");
+        let plugin = with([PERMISSION_NETWORK]);
+        plugin.revoke_permission(&network("127.0.0.0/8"));
+        assert_eq!(plugin.attempt("net_connect", &to), REFUSED, "{to}");
+    }
+    let server = servers::udp();
+    let to = format!("0.0.0.0:{}", server.address.port());
+    let plugin = with([PERMISSION_NETWORK]);
+    assert_eq!(plugin.attempt("udp_send_to", format!("{to} hello")), got("hello"));
+    plugin.revoke_permission(&network("127.0.0.0/8"));
+    assert_eq!(plugin.attempt("udp_send_to", format!("{to} hello")), REFUSED);
+}
+
+#[test]
+fn a_plugin_that_hides_what_it_holds_behind_a_thread_that_has_ended_is_ended_by_a_revoke() {
+    let server = servers::udp();
+    let plugin = with([network(server.address)]);
+    let own = plugin.process_id().expect("it lives");
+    let state = || {
+        let stat = std::fs::read_to_string(format!("/proc/{own}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
+    };
+    plugin.attempt("udp_connect", server.address.to_string());
+    plugin.attempt("net_send_in_background", "0");
+    std::thread::scope(|scope| {
+        // The first thread's end, which nobody is told of.
+        scope.spawn(|| plugin.call("syscall", format!("{} 0", libc::SYS_exit).as_bytes()));
+        wait::until("its first thread has ended", || (state() == Some('Z')).then_some(()));
+        let seen = server.seen();
+        wait::until("its other thread goes on", || (server.seen() > seen + 3).then_some(()));
+        plugin.revoke_permission(&network(server.address));
+        assert!(matches!(plugin.state(), PluginState::Crashed), "{:?}", plugin.state());
+    });
+}
+
+#[test]
+fn a_plugin_that_lets_itself_go_on_hides_no_socket_from_a_revoke() {
+    for every in ["20", "300", "2000"] {
+        let server = servers::udp();
+        let plugin = with([network(server.address)]);
+        plugin.attempt("udp_connect", server.address.to_string());
+        assert_eq!(plugin.attempt("continue_by_timer", every), got(""));
+        plugin.attempt("net_move_in_background", "0");
+        wait::until("it sends", || (server.seen() > 20).then_some(()));
+        plugin.revoke_permission(&network(server.address));
+        // What it sent before comes before what is answered here; some of what is sent now may be lost for it.
+        let own = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        own.set_read_timeout(Some(std::time::Duration::from_millis(100))).expect("a socket");
+        let (mut word, mut bytes) = (0_u32, [0; 4]);
+        let mut is_silent = || {
+            word += 1;
+            let before = server.seen();
+            own.send_to(&word.to_ne_bytes(), server.address).expect("it is there");
+            let answered = own.recv_from(&mut bytes).is_ok() && bytes == word.to_ne_bytes();
+            answered && server.seen() == before + 1
+        };
+        wait::until("nothing more is sent", || (0..50).all(|_| is_silent()).then_some(()));
+    }
+}
+
+#[test]
+fn what_was_allowed_once_and_still_waits_is_refused_by_a_revoke() {
+    use sandbox_core::{PluginSandboxManager, Ruling};
+    let full = servers::full();
+    let held = servers::sockets_to(full.address);
+    let manager = PluginSandboxManager::new();
+    manager.set_decider(wait::PATIENCE, |_| Ruling::AllowOnce);
+    manager.register_plugin("probe", PluginPolicy::new()).expect("a new id");
+    manager.load_plugin("probe", rig::library("probe")).expect("it loads");
+    manager.activate_plugin("probe", ()).expect("it activates");
+    let plugin = manager.create_sandbox("probe").expect("it is there");
+    assert!(plugin.attempt("net_connect_in_background", full.address.to_string()).got_it());
+    wait::until("it waits", || (servers::sockets_to(full.address) > held).then_some(()));
+    plugin.revoke_permission(&PERMISSION_NETWORK);
+    full.take();
+    assert_eq!(plugin.attempt("net_background", ""), REFUSED);
+}
+
+#[test]
 fn a_name_in_scope_is_answered_and_what_was_answered_is_reached_by_unmodified_code() {
     let server = servers::tcp();
     let port = server.address.port();
@@ -488,6 +611,24 @@ fn a_name_out_of_scope_is_not_answered_and_an_address_that_was_not_answered_is_n
     plugin.revoke_permission(&network("localhost"));
     assert!(matches!(plugin.attempt("look_up", "localhost"), Answer::Failed(_)));
     assert_eq!(plugin.attempt("net_connect", &address), REFUSED);
+}
+
+#[test]
+fn a_name_in_scope_that_somebody_says_is_this_machine_is_not_told_to_be() {
+    // A name to the sandbox, which the C library of a name server that is not asked takes for an address.
+    const NAME: &str = "0x7f000001";
+    let found = std::net::ToSocketAddrs::to_socket_addrs(&(NAME, 9)).expect("an address");
+    assert!(found.into_iter().any(|address| address.ip().is_loopback()));
+    for (scopes, answers) in [(&[NAME][..], "7 0 0"), (&[NAME, "127.0.0.1:9"], "7 0 1")] {
+        let plugin = with(scopes.iter().map(network));
+        assert_eq!(plugin.attempt("udp_connect", "192.0.2.53:53"), got("0"));
+        assert_eq!(plugin.attempt("dns_query", format!("0 {NAME}")), got(answers), "{scopes:?}");
+    }
+    let server = servers::tcp();
+    let plugin = with([network(NAME)]);
+    plugin.attempt("udp_connect", "192.0.2.53:53");
+    plugin.attempt("dns_query", format!("0 {NAME}"));
+    assert_eq!(plugin.attempt("net_connect", server.address.to_string()), REFUSED);
 }
 
 #[test]

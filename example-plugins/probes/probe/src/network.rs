@@ -212,6 +212,44 @@ impl Held {
         Ok(self.hold(fd))
     }
 
+    /// `INDEX ADDRESS`: connects one that is kept, again.
+    pub(crate) fn udp_reconnect(&mut self, payload: &[u8]) -> Attempt {
+        let [index, to] = words(payload)?;
+        connect(self.fd(index)?, to)?;
+        Ok(Vec::new())
+    }
+
+    /// Sends a byte on every thousandth of a second for as long as there is a process, on a thread of its own.
+    pub(crate) fn send_in_background(&mut self, payload: &[u8]) -> Attempt {
+        let fd = self.fd(text(payload)?)?;
+        on_thread(move || {
+            loop {
+                // A datagram that is not taken is one that is lost.
+                let _ = borrowed::<UdpSocket>(fd).send(b"x");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        })?;
+        Ok(Vec::new())
+    }
+
+    /// The same, under another number each time.
+    pub(crate) fn move_in_background(&mut self, payload: &[u8]) -> Attempt {
+        let first = self.fd(text(payload)?)?;
+        on_thread(move || {
+            let mut fd = first;
+            for lowest in [40, first].into_iter().cycle() {
+                let _ = borrowed::<UdpSocket>(fd).send(b"x");
+                // SAFETY: three integers.
+                let moved = check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, lowest) })?;
+                // SAFETY: an integer; whoever else has this number gets an error by it.
+                unsafe { libc::close(fd) };
+                fd = i32::try_from(moved).unwrap_or(-1);
+            }
+            Ok(Vec::new())
+        })?;
+        Ok(Vec::new())
+    }
+
     /// `INDEX TEXT`: the same on a connected datagram socket.
     pub(crate) fn udp_talk(&mut self, payload: &[u8]) -> Attempt {
         let [index, word] = words(payload)?;
@@ -357,6 +395,28 @@ fn receive(socket: &UdpSocket) -> Attempt {
     socket.set_read_timeout(Some(Duration::from_secs(20)))?;
     let mut bytes = vec![0; 2048];
     let (len, _) = socket.recv_from(&mut bytes)?;
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
+/// `HOW`: what a datagram socket hears that was bound to no port by anybody but the kernel, `bound` or by being `written` to.
+pub(crate) fn udp_hears_unbound(payload: &[u8]) -> Attempt {
+    let fd = socket(libc::SOCK_DGRAM)?;
+    let own = borrowed::<UdpSocket>(fd.as_raw_fd());
+    if text(payload)? == "bound" {
+        let anywhere = c_address("0.0.0.0:0")?;
+        let len = size_of::<libc::sockaddr_in>() as u32;
+        // SAFETY: the address lives until the call returns, and is this long.
+        check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const anywhere).cast(), len) })?;
+    } else if own.send(b"x").is_ok() {
+        return Err(io::Error::other("it reaches somebody"));
+    }
+    let other = socket(libc::SOCK_DGRAM)?;
+    let to = SocketAddr::from(([127, 0, 0, 1], own.local_addr()?.port()));
+    borrowed::<UdpSocket>(other.as_raw_fd()).send_to(b"heard", to)?;
+    own.set_nonblocking(true)?;
+    let mut bytes = vec![0; 64];
+    let len = own.recv(&mut bytes)?;
     bytes.truncate(len);
     Ok(bytes)
 }

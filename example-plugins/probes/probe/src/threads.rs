@@ -137,3 +137,20 @@ pub(crate) fn own_clocks() -> Attempt {
     let _ = (Instant::now(), SystemTime::now());
     Ok(clocks.len().to_string().into_bytes())
 }
+
+/// Has the kernel send this process SIGCONT, every so many microseconds.
+pub(crate) fn continue_by_timer(payload: &[u8]) -> io::Result<Vec<u8>> {
+    let every =
+        libc::timespec { tv_sec: 0, tv_nsec: i64::try_from(number(payload)? * 1000).unwrap_or(i64::MAX) };
+    // SAFETY: plain numbers, for which zero is a value.
+    let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+    event.sigev_notify = libc::SIGEV_SIGNAL;
+    event.sigev_signo = libc::SIGCONT;
+    let mut timer = ptr::null_mut();
+    // SAFETY: reads the one event and fills the one id.
+    check(unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) })?;
+    let when = libc::itimerspec { it_interval: every, it_value: every };
+    // SAFETY: a timer made just now; reads the one value.
+    check(unsafe { libc::timer_settime(timer, 0, &raw const when, ptr::null_mut()) })?;
+    Ok(Vec::new())
+}
