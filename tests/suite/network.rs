@@ -795,6 +795,16 @@ fn a_unix_socket_is_reached_by_its_own_scope_and_by_no_other() {
         Answer::Errno(libc::ENOENT)
     );
     assert_eq!(plugin.attempt("unix_talk", format!("{file} hello")), Answer::Errno(libc::ECONNREFUSED));
+    // A link tells nothing of where it leads.
+    for (link, target) in [
+        ("in/to-what-is-there", "../out"),
+        ("in/to-what-is-not", "../nowhere"),
+        ("in/by-what-is-there", "../out/../in/none"),
+        ("in/by-what-is-not", "../nowhere/../in/none"),
+    ] {
+        scratch.link(link, target);
+        assert_eq!(plugin.attempt("unix_talk", format!("{} hello", scratch.at(link))), REFUSED, "{link}");
+    }
     assert_eq!(plugin.attempt("unix_talk", format!("{} hello", scratch.at("nowhere"))), REFUSED);
     // Revoked, it is cut.
     assert_eq!(plugin.attempt("unix_connect", &inside), got("0"));

@@ -3,22 +3,20 @@
 //! Runs in the host, on a worker. So nothing but bytes passes: whoever is at the other end can send it no descriptor.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{FileType, OFlags, fstat};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with, socketpair};
 
+use super::super::files::{Lost, find_in_sight, resolved_path};
 use super::connections::{Connections, Peer};
 use super::sockets::{Socket, from_rustix};
 use super::{Answer, Call, Request};
 use crate::host::protected;
 use crate::shared::policy::{NetworkScope, Scope};
-
-/// How often a walk that a rename or a mount got in the way of is begun anew.
-const TRIES: usize = 64;
 
 impl Request<'_> {
     pub(super) fn make_unix_socket(
@@ -79,7 +77,12 @@ impl Request<'_> {
         let (found, resolved) = match self.find_unix(asked) {
             Ok((found, resolved)) => (Ok(found), resolved),
             // Only who may look there is told why nothing is found.
-            Err(errno) => (Err(errno), asked.to_owned()),
+            Err(Lost { errno, place: Some(place) }) => {
+                (Err(errno), if asked.starts_with(&place) { asked.to_owned() } else { place })
+            }
+            Err(Lost { place: None, .. }) => {
+                return Ok(self.refuse_call(call, Errno::EACCES, "its path cannot be judged"));
+            }
         };
         let Ok(scope) = NetworkScope::unix(&resolved) else {
             return Ok(self.refuse_call(call, Errno::EACCES, "its path cannot be judged"));
@@ -114,23 +117,13 @@ impl Request<'_> {
     }
 
     /// A handle of what `path` leads to, and where that is.
-    fn find_unix(&self, path: &Path) -> Result<(OwnedFd, PathBuf), Errno> {
+    fn find_unix(&self, path: &Path) -> Result<(OwnedFd, PathBuf), Lost> {
+        let nothing = || Lost { errno: Errno::ENOENT, place: None };
         if !path.is_absolute() {
-            return Err(Errno::ENOENT);
+            return Err(nothing());
         }
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        for _ in 0..TRIES {
-            match openat2(&self.brokered.trees.read, path, flags, Mode::empty(), resolve) {
-                Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
-                found => {
-                    let found = found.map_err(from_rustix)?;
-                    let resolved = std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd()))
-                        .map_err(|_| Errno::ENOENT)?;
-                    return Ok((found, resolved));
-                }
-            }
-        }
-        Err(Errno::EAGAIN)
+        let found = find_in_sight(self.brokered.trees.read.as_fd(), path, &self.grants())?;
+        let resolved = resolved_path(&found).ok_or_else(nothing)?;
+        Ok((found, resolved))
     }
 }
