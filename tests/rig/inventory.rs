@@ -89,6 +89,13 @@ fn parent_and_name(pid: u32) -> Option<(u32, String)> {
     Some((parent, name))
 }
 
+/// CPU time that a process has used, in hundredths of a second: proc_pid_stat(5).
+pub fn cpu_time_used(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let behind_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    behind_name.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
+}
+
 /// The parent of a process, as far as it can be seen.
 pub fn parent_of(pid: u32) -> Option<u32> {
     parent_and_name(pid).map(|(parent, _)| parent)

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rig::inventory::cpu_time_used;
 use rig::libraries::constructor_that;
 use rig::plugins::{Attempts, explained};
 use rig::unconfined::{self, Outcome};
@@ -280,13 +281,6 @@ fn requests_without_end_do_not_put_off_the_deadline() {
         let _ = patient.unload_plugin();
         check_deadline(&first, Operation::Call);
     });
-}
-
-/// CPU time that a process has used, in hundredths of a second: proc_pid_stat(5).
-fn cpu_time_used(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let behind_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    behind_name.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
 }
 
 #[test]

@@ -5,8 +5,11 @@ use std::os::unix::net::UnixListener;
 use rig::events::expect_denial;
 use rig::plugins::Attempts;
 use rig::unconfined;
+use rig::wait::PATIENCE;
 use rig::{Answer, Scratch, probe, probe_with};
-use sandbox_core::{EventKind, PERMISSION_FILE_READ, PluginPermission, PluginPolicy, PluginSandbox};
+use sandbox_core::{
+    EventKind, PERMISSION_FILE_READ, PluginPermission, PluginPolicy, PluginSandbox, ResourceLimits,
+};
 
 const REFUSED: Answer = Answer::Errno(libc::EACCES);
 
@@ -239,7 +242,9 @@ fn a_path_that_changes_while_it_is_judged_opens_nothing_but_what_was_judged() {
     let counts = String::from_utf8_lossy(&counts).into_owned();
     assert!(!counts.ends_with(" 0"), "outside the sandbox both are read: {counts}");
 
-    let plugin = probe_with(PluginPolicy::new().permission(read(&granted)));
+    // Thousands of opens take as long as a busy machine makes them take.
+    let limits = ResourceLimits::default().call_timeout(PATIENCE);
+    let plugin = probe_with(PluginPolicy::new().permission(read(&granted)).limits(limits));
     let counts = plugin.attempt("race", race(3000)).text();
     let (first, second) = counts.split_once(' ').expect("two counts");
     assert_ne!(first, "0", "the granted one is read");

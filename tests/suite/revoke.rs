@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 
 use crossbeam_channel::Receiver;
+use rig::inventory::cpu_time_used;
 use rig::plugins::Attempts;
 use rig::{Answer, Scratch, probe_with, wait};
 use sandbox_core::{
@@ -199,10 +200,12 @@ fn the_cause_names_what_was_revoked_and_what_was_held() {
     let plugin = probe_with(PluginPolicy::new().permission(PERMISSION_FILE_READ));
     let events = plugin.events();
     hold(&plugin, "r", &file);
-    let watched = wait::watch(plugin.process_id().expect("it lives"));
+    let helper = plugin.process_id().expect("it lives");
+    let watched = wait::watch(helper);
     let caller = plugin.clone();
-    let calling = std::thread::spawn(move || caller.refused("sleep_forever", ""));
-    wait::until("the call is under way", || (plugin.state() == PluginState::Active).then_some(()));
+    let before = cpu_time_used(helper);
+    let calling = std::thread::spawn(move || caller.refused("spin_forever", ""));
+    wait::until("the call is under way", || (cpu_time_used(helper) > before + 5).then_some(()));
     assert!(plugin.revoke_permission(&PERMISSION_FILE_READ));
     assert!(watched.has_ended(), "before revoke_permission has returned");
     assert_ended_for((&plugin, &events), &PERMISSION_FILE_READ, &file);
