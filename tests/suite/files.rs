@@ -531,14 +531,19 @@ fn whatever_is_made_moved_and_linked_nothing_opens_that_is_not_granted() {
         assert!(tags.lines().any(|tag| tag == "tree"), "seed {seed}: {found}");
         assert_eq!(untouched.each_ref().map(|place| everything(place)), before, "seed {seed}");
     }
-    // The control: the same steps reach everything where nothing holds them.
-    let folder = turned(&scratch, "control");
-    let control = unconfined::attempt("churn", &format!("1 {STEPS}\n{folder}"));
-    let Outcome::Answered(found) = control else { panic!("{control:?}") };
-    let found = found.text();
-    for tag in ["outside", "wo", "tree-part"] {
-        assert!(found.lines().any(|line| line == tag), "{tag}: {found}");
+    // The control: where nothing holds them the same steps reach everything, sooner or later: two threads are no dice.
+    let mut missing = vec!["outside", "wo", "tree-part"];
+    for seed in 1..=30 {
+        let folder = turned(&scratch, &format!("control-{seed}"));
+        let control = unconfined::attempt("churn", &format!("{seed} {STEPS}\n{folder}"));
+        let Outcome::Answered(found) = control else { panic!("{control:?}") };
+        let found = found.text();
+        missing.retain(|tag| !found.lines().any(|line| line == *tag));
+        if missing.is_empty() {
+            break;
+        }
     }
+    assert_eq!(missing, [""; 0], "out of reach unconfined");
 }
 
 #[test]
