@@ -34,8 +34,14 @@ impl Handles {
 
 impl Request<'_> {
     /// What the plugin gets of `file`, an object at `resolved` that was judged and opened for it: as the grade of the grants
-    /// has it.
-    pub(super) fn hand_out(&self, file: OwnedFd, resolved: &Path) -> Result<OwnedFd, Refused> {
+    /// has it. `stat` is what is known of the file already.
+    pub(super) fn hand_out(
+        &self,
+        file: OwnedFd,
+        stat: Option<Stat>,
+        resolved: &Path,
+        access: Access,
+    ) -> Result<OwnedFd, Refused> {
         if base::covers(resolved.as_os_str().as_encoded_bytes()) {
             return Ok(file);
         }
@@ -46,11 +52,8 @@ impl Request<'_> {
                 "what was opened is not known",
             )
         };
-        let flags = fcntl_getfl(&file).map_err(failed)?;
-        let stat = fstat(&file).map_err(failed)?;
-        let mode = flags & OFlags::ACCMODE;
-        let access = Access { reads: mode != OFlags::WRONLY, writes: mode != OFlags::RDONLY };
-        let scope = Scope::path(resolved)
+        let stat = stat.map_or_else(|| fstat(&file).map_err(failed), Ok)?;
+        let scope = Scope::of_object(resolved)
             .map_err(|_| Refused::new(Errno::EACCES, Some(resolved), "its path cannot be judged"))?;
         let grants = self.grants();
         let names = ["file-read", "file-write"].into_iter().filter(|name| access.needs(name));
@@ -62,7 +65,10 @@ impl Request<'_> {
         // A folder is listed through its descriptor, whatever the grade: there are no bytes in it to be served.
         let folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         match grades.into_iter().max() {
-            Some(Grade::Mediated) if !folder => self.mediate(file, &stat, resolved, (flags, access)),
+            Some(Grade::Mediated) if !folder => {
+                let flags = fcntl_getfl(&file).map_err(failed)?;
+                self.mediate(file, &stat, resolved, (flags, access))
+            }
             _ => {
                 self.record(&stat, resolved, access, &scope);
                 Ok(file)

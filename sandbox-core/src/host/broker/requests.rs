@@ -193,14 +193,20 @@ impl Request<'_> {
 
     /// The path at `address`.
     pub(super) fn read_path(&self, address: u64) -> Result<Vec<u8>, Errno> {
-        let path = memory::read_path(&*self.memory()?, address)?;
-        if self.still_waits() { Ok(path) } else { Err(Errno::EINTR) }
+        let memory = self.memory()?;
+        self.read_of(&memory, memory::read_path(&memory, address)?)
     }
 
     /// The number at `address`.
     pub(super) fn read_u64(&self, address: u64) -> Result<u64, Errno> {
-        let number = memory::read_u64(&*self.memory()?, address)?;
-        if self.still_waits() { Ok(number) } else { Err(Errno::EINTR) }
+        let memory = self.memory()?;
+        self.read_of(&memory, memory::read_u64(&memory, address)?)
+    }
+
+    /// What was read of `memory`, if that is the caller's. The helper's stays the helper's.
+    fn read_of<T>(&self, memory: &Memory<'_>, what: T) -> Result<T, Errno> {
+        let is_callers = matches!(memory, Memory::Helpers(_)) || self.still_waits();
+        if is_callers { Ok(what) } else { Err(Errno::EINTR) }
     }
 
     /// Answers 0, with `bytes` at `address`.
@@ -284,7 +290,14 @@ impl Request<'_> {
 
     /// Records what was decided about `attempt`.
     pub(super) fn event(&self, attempt: Attempt<'_>, resolved: Option<&Path>, granted: bool, rule: &str) {
-        self.publish(attempt, resolved.map(escape_path), granted, rule);
+        struct Escaped<'a>(&'a Path);
+        impl fmt::Display for Escaped<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&escape_path(self.0))
+            }
+        }
+        // Escaped only if somebody is told.
+        self.publish(attempt, resolved.map(Escaped), granted, rule);
     }
 
     /// The same, of an object that is no path.

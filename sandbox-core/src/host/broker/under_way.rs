@@ -3,7 +3,6 @@
 //! Runs in the host. Whoever decides by the grants and acts by that holds an [`Act`] from before it reads them until it has
 //! acted, so that a revoke can wait until nothing is left that was decided by what was granted before.
 
-use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,10 @@ pub(crate) struct UnderWay {
 #[derive(Debug, Default)]
 struct Acts {
     next: u64,
-    served: BTreeSet<u64>,
+    /// In the order in which they began.
+    served: Vec<u64>,
+    /// How many wait for one to end.
+    waiting: usize,
 }
 
 /// A request that is being served.
@@ -34,7 +36,7 @@ impl UnderWay {
         let mut acts = lock(&self.acts);
         let number = acts.next;
         acts.next += 1;
-        acts.served.insert(number);
+        acts.served.push(number);
         Act { of: self, number }
     }
 
@@ -48,8 +50,10 @@ impl UnderWay {
             if left.is_zero() {
                 return false;
             }
+            acts.waiting += 1;
             let waited = self.one_has_ended.wait_timeout(acts, left);
             acts = waited.unwrap_or_else(PoisonError::into_inner).0;
+            acts.waiting -= 1;
         }
         true
     }
@@ -57,8 +61,12 @@ impl UnderWay {
 
 impl Drop for Act<'_> {
     fn drop(&mut self) {
-        lock(&self.of.acts).served.remove(&self.number);
-        self.of.one_has_ended.notify_all();
+        let mut acts = lock(&self.of.acts);
+        acts.served.retain(|number| *number != self.number);
+        // It is a system call, whether anybody waits or not.
+        if acts.waiting > 0 {
+            self.of.one_has_ended.notify_all();
+        }
     }
 }
 

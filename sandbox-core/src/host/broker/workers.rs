@@ -16,10 +16,10 @@ use nix::errno::Errno;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::Brokered;
 use super::parked::ParkingLot;
 use super::prompts::{self, Pending};
 use super::requests::{self, Request, Served};
+use super::{Brokered, files};
 use crate::error::PluginSandboxError;
 use crate::host::cause::Cause;
 use crate::host::instance::Instance;
@@ -182,6 +182,7 @@ impl Shared {
 
     fn work(self: &Arc<Self>) {
         signals::block_all();
+        files::keep_folder();
         let mut events = [MaybeUninit::<Event>::uninit(); 1];
         while !self.stop.load(Ordering::Acquire) {
             let event = match epoll::wait(&self.epoll, &mut events[..], None) {

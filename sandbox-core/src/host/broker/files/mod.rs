@@ -9,6 +9,7 @@ mod held;
 mod look;
 mod named;
 mod open;
+mod own;
 mod service;
 mod tree;
 
@@ -20,7 +21,8 @@ use nix::errno::Errno;
 pub(crate) use self::folders::Folders;
 pub(super) use self::look::stat_bytes;
 pub(super) use self::open::memory_file;
-pub(super) use self::tree::{Lost, find_in_sight, find_plain, find_real, resolved_path};
+pub(super) use self::own::{keep_folder, resolved_path};
+pub(super) use self::tree::{Lost, find_in_sight, find_plain, find_real};
 use super::requests::{Answer, Request};
 
 /// Serves a call that names a file; `None` if this is none.

@@ -7,9 +7,10 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
-use rustix::fs::{FileType, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::fs::{FileType, MemfdFlags, Mode, OFlags, SealFlags, Stat, fcntl_add_seals, memfd_create};
 
 use super::super::base;
+use super::super::ledger::Access;
 use super::super::requests::{Answer, Attempt, Refused, Request};
 use super::named::Named;
 use super::tree::{Judged, Right, Tree};
@@ -44,6 +45,8 @@ pub(super) fn serve(request: &Request<'_>) -> Option<Answer> {
 /// What was opened, where it is, and by which decision.
 struct Opened {
     file: OwnedFd,
+    /// What was judged, where that is what is handed out.
+    stat: Option<Stat>,
     resolved: PathBuf,
     rule: String,
 }
@@ -92,11 +95,12 @@ impl Request<'_> {
                 self.open_judged(tree, judged, right, flags)
             })
         };
-        let handed_out = opened.and_then(|Opened { file, resolved, rule }| {
-            Ok(Opened { file: self.hand_out(file, &resolved)?, resolved, rule })
+        let handed_out = opened.and_then(|Opened { file, stat, resolved, rule }| {
+            let access = Access { reads: right != Right::Write, writes: right.writes() };
+            Ok(Opened { file: self.hand_out(file, stat, &resolved, access)?, stat, resolved, rule })
         });
         match handed_out {
-            Ok(Opened { file, resolved, rule }) => {
+            Ok(Opened { file, resolved, rule, .. }) => {
                 self.event(attempt, Some(&resolved), true, &rule);
                 Answer::File { file, cloexec }
             }
@@ -139,7 +143,7 @@ impl Request<'_> {
         let ours = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY;
         let flags = (flags & (PASSED_ON | OFlags::ACCMODE)) | ours;
         match rustix::fs::openat(&place.parent, &place.name, flags, self.mode_of_new(mode)) {
-            Ok(file) => Ok(Some(Opened { file, resolved: place.resolved, rule: place.rule })),
+            Ok(file) => Ok(Some(Opened { file, stat: None, resolved: place.resolved, rule: place.rule })),
             Err(rustix::io::Errno::EXIST) => match tree.standing(&place)? {
                 // It leads nowhere, and where it leads nothing is made: the name says one place, the link another.
                 Some(judged) if judged.kind() == FileType::Symlink => {
@@ -168,14 +172,16 @@ impl Request<'_> {
             _ if right != Right::Read => return refuse(Errno::EISDIR, "a folder is not written"),
             _ => {
                 let file = self.open_folder(tree, &judged)?;
-                return Ok(Opened { file, resolved: judged.resolved, rule: judged.rule });
+                return Ok(Opened { file, stat: None, resolved: judged.resolved, rule: judged.rule });
             }
         }
         if right != Right::Read && judged.runs_with_rights() {
             return refuse(Errno::EACCES, "what runs with rights of its own is not written");
         }
         match judged.open(flags & (PASSED_ON | OFlags::ACCMODE)) {
-            Ok(file) => Ok(Opened { file, resolved: judged.resolved, rule: judged.rule }),
+            Ok(file) => {
+                Ok(Opened { file, stat: Some(judged.stat), resolved: judged.resolved, rule: judged.rule })
+            }
             Err(errno) => refuse(errno, "the host's user may not"),
         }
     }

@@ -5,16 +5,17 @@
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, fstatfs, openat2};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, fstatfs, major, openat2};
 
 use super::super::base;
 use super::super::requests::{Refused, Request};
 use super::named::{Named, Walk};
+use super::own::{open_again, resolved_path};
 use super::{by_handle, from_rustix};
 use crate::host::links::Links;
 use crate::host::protected;
@@ -84,7 +85,7 @@ impl Right {
         }
     }
 
-    fn writes(self) -> bool {
+    pub(super) fn writes(self) -> bool {
         matches!(self, Self::Write | Self::Both)
     }
 }
@@ -144,7 +145,7 @@ impl Request<'_> {
 impl Tree<'_> {
     /// A handle of what `path` leads to, opening nothing.
     fn find(&self, path: &Path, walk: Walk) -> Result<OwnedFd, Lost> {
-        let climbs = path.components().any(|part| part == Component::ParentDir);
+        let climbs = path.as_os_str().as_bytes().split(|byte| *byte == b'/').any(|part| part == b"..");
         if !climbs {
             let plain = Walk { resolve: walk.resolve | ResolveFlags::NO_SYMLINKS, ..walk };
             if let Ok(handle) = find(self.root, path, plain) {
@@ -424,7 +425,7 @@ impl Tree<'_> {
             return Ok("base profile".to_owned());
         }
         // The object's own path has no link in it, and a scope is where it was when it was granted.
-        let Ok(scope) = Scope::path(resolved) else {
+        let Ok(scope) = Scope::of_object(resolved) else {
             return Err(Closed { rule: "its path cannot be judged".to_owned(), wanted: None });
         };
         let judge = |permission: &PluginPermission| match self.grants.judge(permission.name(), &scope) {
@@ -450,7 +451,7 @@ impl Judged {
     pub(super) fn open(&self, flags: OFlags) -> Result<OwnedFd, Errno> {
         // Not even a lease of somebody else's holds a worker up.
         let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        rustix::fs::open(by_handle(&self.handle), flags, Mode::empty()).map_err(from_rustix)
+        open_again(&self.handle, flags)
     }
 
     pub(super) fn kind(&self) -> FileType {
@@ -559,19 +560,15 @@ fn ordinary(handle: &OwnedFd, stat: &Stat) -> Result<(), &'static str> {
     if !matches!(kind, FileType::RegularFile | FileType::Directory | FileType::Symlink) {
         return Err("no grant reaches devices, FIFOs and sockets");
     }
+    // Those of the kernel are on no device.
+    if major(stat.st_dev) != 0 {
+        return Ok(());
+    }
     match fstatfs(handle) {
         Err(_) => Err("its file system does not say what it is"),
         Ok(of) if KERNELS_OWN.contains(&of.f_type) => Err("no grant reaches the kernel's own file systems"),
         Ok(_) => Ok(()),
     }
-}
-
-/// Where an object is, with every link followed. `None` if it was removed, or is nowhere.
-pub(in super::super) fn resolved_path(handle: &OwnedFd) -> Option<PathBuf> {
-    let path = std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd())).ok()?;
-    let bytes = path.as_os_str().as_bytes();
-    // The kernel marks a removed one like this; a file that really is called so is not worth the doubt.
-    (bytes.starts_with(b"/") && !bytes.ends_with(b" (deleted)")).then_some(path)
 }
 
 #[cfg(test)]
