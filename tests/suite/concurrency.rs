@@ -29,6 +29,24 @@ fn a_storm_of_opens_in_one_plugin_does_not_hold_up_another() {
 }
 
 #[test]
+fn more_plugins_than_there_are_workers_in_bursts_of_opens_do_not_hold_up_another() {
+    let scratch = Scratch::new();
+    let file = scratch.file("file", "contents");
+    let noisy: Vec<_> = (0..6).map(|number| reader(&format!("noisy-{number}"))).collect();
+    let quiet = reader("quiet");
+    thread::scope(|scope| {
+        let storm = |plugin: &PluginSandbox| plugin.attempt("open_storm", format!("1 500\n{file}")).text();
+        let storms: Vec<_> = noisy.iter().map(|plugin| scope.spawn(move || storm(plugin))).collect();
+        while !storms.iter().all(thread::ScopedJoinHandle::is_finished) {
+            assert_eq!(quiet.attempt("open", &file).text(), "contents");
+        }
+        for storm in storms {
+            assert_eq!(storm.join().expect("it ends"), "500", "and every one of its own was served");
+        }
+    });
+}
+
+#[test]
 fn a_service_that_does_not_return_holds_up_only_its_caller() {
     let scratch = Scratch::new();
     let file = scratch.file("file", "contents");

@@ -7,7 +7,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -43,6 +43,13 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How many requests of one plugin are served before the others have their turn.
 const TURN: usize = 16;
 
+/// How long a worker stays with a plugin that it has just answered: most calls come in a row, and one that is waited for so
+/// costs neither a wait by the epoll nor arming it again.
+const LINGER: Duration = Duration::from_micros(100);
+
+/// How many workers must be free to serve others for one to linger.
+const FREE_FOR_OTHERS: usize = 2;
+
 /// What an epoll reports beside helpers' numbers and parked requests.
 const WAKE: u64 = 1 << 32;
 const TIMER: u64 = WAKE + 1;
@@ -58,6 +65,8 @@ pub(super) struct Shared {
     epoll: OwnedFd,
     wake: OwnedFd,
     stop: AtomicBool,
+    /// How many workers wait for any plugin.
+    free: AtomicUsize,
     plugins: Mutex<HashMap<HelperId, Weak<Instance>>>,
     busy: Mutex<HashMap<HelperId, Instant>>,
     /// The plugins that have a worker, and what else it is to do for them.
@@ -89,6 +98,7 @@ impl Workers {
             epoll,
             wake,
             stop,
+            free: AtomicUsize::new(0),
             plugins: Mutex::default(),
             busy: Mutex::default(),
             turns: Mutex::default(),
@@ -116,6 +126,7 @@ impl Workers {
     pub(crate) fn serve(&self, instance: &Arc<Instance>) -> Result<(), PluginSandboxError> {
         let Some(brokered) = instance.brokered() else { return Ok(()) };
         lock(&self.shared.plugins).insert(instance.id, Arc::downgrade(instance));
+        let _ = seccomp::wake_here(brokered.listener.as_fd()); // it is only faster
         let flags = EventFlags::IN | EventFlags::ONESHOT;
         let data = EventData::new_u64(instance.id.0.into());
         epoll::add(&self.shared.epoll, &brokered.listener, data, flags)
@@ -185,7 +196,10 @@ impl Shared {
         files::keep_folder();
         let mut events = [MaybeUninit::<Event>::uninit(); 1];
         while !self.stop.load(Ordering::Acquire) {
-            let event = match epoll::wait(&self.epoll, &mut events[..], None) {
+            self.free.fetch_add(1, Ordering::Relaxed);
+            let waited = epoll::wait(&self.epoll, &mut events[..], None);
+            self.free.fetch_sub(1, Ordering::Relaxed);
+            let event = match waited {
                 Ok((events, _)) => events.first().map(|event| (event.data.u64(), event.flags)),
                 Err(rustix::io::Errno::INTR) => None,
                 Err(_) => return,
@@ -267,11 +281,18 @@ impl Shared {
                 Err(Errno::ENOENT | Errno::EINTR) => {}
                 Err(_) => break,
             }
-            if !is_ready(listener) {
+            if !is_ready(listener, self.linger(instance.id)) {
                 break;
             }
         }
         self.rearm(instance, &brokered);
+    }
+
+    /// How long a plugin's next request may be waited for where it was just answered.
+    fn linger(&self, id: HelperId) -> Duration {
+        let spare = self.free.load(Ordering::Relaxed) >= FREE_FOR_OTHERS;
+        let has_other_work = || lock(&self.turns).get(&id).is_some_and(|waiting| !waiting.is_empty());
+        if !spare || self.stop.load(Ordering::Acquire) || has_other_work() { Duration::ZERO } else { LINGER }
     }
 
     /// Lets the plugin have its next request served.
@@ -282,10 +303,11 @@ impl Shared {
     }
 }
 
-fn is_ready(listener: &OwnedFd) -> bool {
+/// Whether there is a request, now or within `timeout`.
+fn is_ready(listener: &OwnedFd, timeout: Duration) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut fds = [PollFd::new(listener, PollFlags::IN)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut fds, Some(&now)).is_ok_and(|ready| ready == 1)
+    let timeout = Timespec { tv_sec: 0, tv_nsec: timeout.subsec_nanos().into() };
+    poll(&mut fds, Some(&timeout)).is_ok_and(|ready| ready == 1)
         && fds.iter().all(|fd| fd.revents().contains(PollFlags::IN))
 }
