@@ -43,7 +43,10 @@ pub(crate) fn measure(options: &Options) -> Figures {
     }
     let bare_name = |name: &str, placement: Placement| format!("{name}{}", placement.name());
     for (name, _) in &bare {
-        placements.iter().for_each(|placement| figures.row(bare_name(name, *placement), Some(&ours)));
+        // Each beside the sandbox that is placed alike.
+        placements.iter().for_each(|placement| {
+            figures.row(bare_name(name, *placement), Some(&sandboxed(*placement)));
+        });
     }
     figures.row(IN_PROCESS, Some(&ours));
 

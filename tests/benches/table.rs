@@ -159,7 +159,9 @@ pub(crate) fn print_head(options: &Options) {
         if options.quick { "; quick, so the 99th percentiles mean little" } else { "" },
         if cfg!(debug_assertions) { "; NOT OPTIMISED" } else { "" },
     );
-    println!("Rows of a table were measured in turns. Ratio: how many times this row the row `sandbox` is.");
+    println!(
+        "Rows of a table were measured in turns. Ratio: how many times this row the row `sandbox` is; where a row\nis of a placement, the row `sandbox` of that placement."
+    );
 }
 
 /// The same as a JSON document. Names are our own and need no escaping beyond Rust's.
