@@ -29,6 +29,7 @@ mod policy;
 mod procfs;
 mod protected;
 mod reactor;
+mod real_scope;
 mod report;
 mod runtime;
 mod sandbox;

@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::shared::policy::{
-    Grade, Grants, LayerPolicy, NetworkScope, PluginPermission, ResourceLimits, Scope,
-};
+use super::real_scope;
+use crate::shared::policy::{Grade, Grants, LayerPolicy, PluginPermission, ResourceLimits};
 
 /// What a plugin may do: nothing, until something is added.
 ///
@@ -83,18 +82,6 @@ impl PluginPolicy {
     }
 }
 
-/// Where a scope's path really is at this moment, with every link followed; `None` if it is no path, or not there.
-pub(crate) fn real_scope(permission: &PluginPermission) -> Option<Scope> {
-    match permission.scope()? {
-        Scope::Path(path) => Scope::path(path.canonicalize().ok()?).ok(),
-        Scope::Network(scope) => {
-            let real = scope.unix_path()?.canonicalize().ok()?;
-            NetworkScope::unix(real).ok().map(Scope::Network)
-        }
-        Scope::Name(_) => None,
-    }
-}
-
 /// A policy that changes under a running plugin: whoever decides reads it at that moment.
 #[derive(Debug)]
 pub(crate) struct PolicyCell {
@@ -108,9 +95,12 @@ pub(crate) struct PolicyCell {
 impl PolicyCell {
     /// Of a policy whose grades have been checked.
     pub(crate) fn new(policy: PluginPolicy) -> Self {
+        // All of them, before it is asked which links are the plugin's own.
+        let mut all = Grants::default();
+        policy.permissions.iter().for_each(|(permission, _)| all.grant(permission.clone(), None));
         let mut grants = Grants::default();
         for (permission, grade) in policy.permissions {
-            let real = real_scope(&permission);
+            let real = real_scope::granted(&permission, &all);
             match grade {
                 None => grants.grant(permission, real),
                 Some(grade) => grants.grant_as(permission, grade, real),
@@ -138,18 +128,18 @@ impl PolicyCell {
     }
 
     pub(crate) fn grant(&self, permission: PluginPermission) {
-        let real = real_scope(&permission); // the file system is asked before the lock is held
+        let real = real_scope::granted(&permission, &self.grants()); // before the lock is held
         self.change(|grants| grants.grant(permission, real));
     }
 
     /// As a grade that has been checked.
     pub(crate) fn grant_as(&self, permission: PluginPermission, grade: Grade) {
-        let real = real_scope(&permission);
+        let real = real_scope::granted(&permission, &self.grants());
         self.change(|grants| grants.grant_as(permission, grade, real));
     }
 
     pub(crate) fn revoke(&self, permission: &PluginPermission) -> bool {
-        let real = real_scope(permission);
+        let real = real_scope::followed(permission);
         self.change(|grants| grants.revoke(permission, real))
     }
 

@@ -14,7 +14,7 @@ use crate::host::cause::Cause;
 use crate::host::events::escape;
 use crate::host::instance::Instance;
 use crate::host::lock::lock;
-use crate::host::policy::real_scope;
+use crate::host::real_scope;
 use crate::host::stop::{self, Process};
 use crate::shared::policy::{Grants, PluginPermission, Scope};
 
@@ -104,7 +104,7 @@ fn take_back_files(
     mark: Mark,
     held: HeldFiles,
 ) {
-    let real = real_scope(permission);
+    let real = real_scope::followed(permission);
     let covered = |scope: &Scope| {
         let own = permission.scope();
         own.is_none() || own.into_iter().chain(&real).any(|own| own.covers(scope))
