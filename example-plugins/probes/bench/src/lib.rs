@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
@@ -17,6 +18,7 @@ const READS: u32 = 1000;
 #[derive(Default)]
 struct Bench {
     kept: Option<File>,
+    connected: Option<TcpStream>,
 }
 
 impl Plugin for Bench {
@@ -31,8 +33,13 @@ impl Plugin for Bench {
                 self.kept = Some(file);
                 Ok(Vec::new())
             }
+            "connect" => {
+                self.connected = Some(TcpStream::connect(std::str::from_utf8(payload)?)?);
+                Ok(Vec::new())
+            }
             "let_go" => {
                 self.kept = None;
+                self.connected = None;
                 Ok(Vec::new())
             }
             other => Err(PluginError::unknown_method(other)),
