@@ -641,6 +641,19 @@ fn without_a_name_in_scope_there_is_no_name_server() {
 }
 
 #[test]
+fn a_name_that_was_refused_is_found_as_soon_as_it_is_granted() {
+    let plugin = probe();
+    assert!(matches!(plugin.attempt("look_up", "localhost"), Answer::Failed(_)));
+    for _ in 0..2 {
+        plugin.grant_permission(network("localhost:9"));
+        let found = plugin.attempt("look_up", "localhost");
+        assert!(found.got_it(), "{found:?}");
+        assert!(plugin.revoke_permission(&network("localhost:9")));
+        assert!(matches!(plugin.attempt("look_up", "localhost"), Answer::Failed(_)));
+    }
+}
+
+#[test]
 fn names_are_told_over_datagrams_too_and_nonsense_is_not_answered() {
     let plugin = with([network("localhost"), PERMISSION_NETWORK]);
     assert_eq!(plugin.attempt("udp_connect", "192.0.2.53:53"), got("0"));

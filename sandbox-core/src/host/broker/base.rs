@@ -127,6 +127,16 @@ pub(crate) fn neutral_stat(mode: libc::mode_t) -> Vec<u8> {
     bytes
 }
 
+/// The same of a file that anybody may read, with its length.
+pub(crate) fn neutral_file(len: usize) -> Vec<u8> {
+    /// Of `st_size`, on either machine.
+    const LENGTH_AT: usize = 48;
+    let mut bytes = neutral_stat(libc::S_IFREG | 0o444);
+    let place = bytes.iter_mut().skip(LENGTH_AT);
+    place.zip((len as u64).to_ne_bytes()).for_each(|(place, byte)| *place = byte);
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,6 +155,13 @@ mod tests {
         ] {
             assert_eq!(find(none), None);
         }
+    }
+
+    #[test]
+    fn a_length_stands_where_stat_has_it() {
+        let at = std::mem::offset_of!(libc::stat, st_size);
+        assert_eq!(neutral_file(0x1234)[at..at + 8], 0x1234u64.to_ne_bytes());
+        assert_eq!(neutral_file(0), neutral_stat(libc::S_IFREG | 0o444));
     }
 
     #[test]
