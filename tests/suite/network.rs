@@ -300,6 +300,20 @@ fn a_socket_that_is_handed_out_tells_nothing_of_the_host_and_takes_no_other_way(
         assert_eq!(set(level, option), Answer::Errno(libc::EPERM), "{level} {option}");
     }
     expect_refusal(&events, "setsockopt", "this option is not set for a plugin");
+    // What every resolver tries is refused without a word.
+    assert_eq!(set(libc::SOL_IP, libc::IP_RECVERR), Answer::Errno(libc::EPERM));
+    assert_eq!(set(libc::SOL_IPV6, libc::IPV6_RECVERR), Answer::Errno(libc::EPERM));
+    assert_eq!(set(libc::SOL_SOCKET, libc::SO_PRIORITY), Answer::Errno(libc::EPERM));
+    let of = |level: i32, option: i32| format!("level {level}, option {option}");
+    let silent = [of(libc::SOL_IP, libc::IP_RECVERR), of(libc::SOL_IPV6, libc::IPV6_RECVERR)];
+    let loud = of(libc::SOL_SOCKET, libc::SO_PRIORITY);
+    rig::events::expect(&events, "a refusal of the last", |kind| match kind {
+        EventKind::Access { action: "setsockopt", object, .. } => {
+            assert!(!silent.contains(object), "{object}");
+            (*object == loud).then_some(())
+        }
+        _ => None,
+    });
     for (level, option) in [
         (libc::SOL_SOCKET, libc::SO_REUSEADDR),
         (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
