@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 
 use super::record::{AuditEvent, AuditRecord};
+use crate::host::broker::is_resolver_file;
 use crate::shared::policy::{PluginPermission, STANDARD_PERMISSIONS};
 
 /// How much is remembered, in bytes: some hundred thousand different objects.
@@ -223,6 +224,10 @@ fn wanted(permission: &str, action: &str, object: &str, granted: bool, rule: &st
             Some(path) if !granted && is_kernels(&path) => {
                 closed("no grant reaches devices and the kernel's own files")
             }
+            // As granted files they would be the host's own, and no way to a name server.
+            Some(path) if permission == "file-read" && !granted && is_resolver_file(&path) => {
+                closed("looking up a name reads it: grant network:NAME; a learning run tells which")
+            }
             Some(path) => Wanted::Path(path),
             None => closed("it names no path"),
         },
@@ -237,15 +242,9 @@ fn wanted(permission: &str, action: &str, object: &str, granted: bool, rule: &st
 /// The scope of `network` that an attempt is about.
 fn network_scope(action: &str, object: &str, rule: &str) -> String {
     match object.parse::<SocketAddr>() {
-        Ok(at) if action == "bind" => {
-            // Of a port that the kernel chose nobody knows the next time.
-            let port = if at.port() == 0 { "*".to_owned() } else { at.port().to_string() };
-            match at.ip() {
-                ip if ip.is_unspecified() => format!("listen:{port}"),
-                IpAddr::V4(ip) => format!("listen:{ip}:{port}"),
-                IpAddr::V6(ip) => format!("listen:[{ip}]:{port}"),
-            }
-        }
+        // As it was asked for: port 0 is a port that the kernel chooses, whichever that is.
+        Ok(at) if action == "bind" && at.ip().is_unspecified() => format!("listen:{}", at.port()),
+        Ok(at) if action == "bind" => format!("listen:{at}"),
         // An address that a name leads to today may be another tomorrow.
         Ok(to) => match granted_name(rule) {
             Some(name) => format!("{name}:{}", to.port()),
@@ -398,9 +397,20 @@ impl Needs {
                     .is_some_and(|next| next.starts_with(&with_port))
         };
         let others = self.others.iter().filter(|text| !is_part(text));
-        permissions.extend(others.filter_map(|text| text.parse().ok()));
+        let others: Vec<PluginPermission> = others.filter_map(|text| text.parse().ok()).collect();
+        // A port of every address is that port of each.
+        let anywhere: Vec<_> = others.iter().filter(|other| is_listen_anywhere(other)).cloned().collect();
+        let is_more = |other: &PluginPermission| !anywhere.iter().any(|a| a != other && a.covers(other));
+        permissions.extend(others.into_iter().filter(is_more));
         GrantSuggestion { plugin, permissions, not_suggested, unknown: self.unknown, left_out: self.left_out }
     }
+}
+
+/// Whether this is to listen at every address of the machine, at some port.
+fn is_listen_anywhere(permission: &PluginPermission) -> bool {
+    let text = permission.to_string();
+    let port = text.strip_prefix("network:listen:");
+    port.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// The fewest scopes that cover these paths without being too wide, and what is not covered for that reason.
@@ -588,7 +598,9 @@ mod tests {
             ("connect", "[::1]:80", "granted: network:::1", "[::1]:80"),
             ("connect", "/run/app.sock", "not granted", "unix:/run/app.sock"),
             ("bind", "0.0.0.0:8080", "not granted", "listen:8080"),
-            ("bind", "127.0.0.1:0", "granted: network:listen:8080", "listen:127.0.0.1:*"),
+            ("bind", "127.0.0.1:0", "granted: network:listen:8080", "listen:127.0.0.1:0"),
+            ("bind", "0.0.0.0:0", "not granted", "listen:0"),
+            ("bind", "[::]:0", "not granted", "listen:0"),
             ("bind", "[::1]:80", "not granted", "listen:[::1]:80"),
             ("listen", "listen:127.0.0.1:80", "not granted", "listen:127.0.0.1:80"),
         ] {
@@ -600,6 +612,32 @@ mod tests {
             of(looked_up.map(|host| access("network", "connect", host, false, "not granted")), 4);
         let expected = ["network:example.org:443", "network:example.organic", "network:other.org"];
         assert_eq!(texts(&suggestion), expected);
+    }
+
+    #[test]
+    fn where_it_listens_is_suggested_once_and_no_wider_than_it_asked() {
+        for (tried, expected) in [
+            (&[("bind", "127.0.0.1:0"), ("listen", "listen:127.0.0.1:0")][..], &["listen:127.0.0.1:0"][..]),
+            (&[("bind", "0.0.0.0:0"), ("bind", "[::]:0"), ("bind", "127.0.0.1:0")], &["listen:0"]),
+            (&[("bind", "0.0.0.0:80"), ("bind", "[::1]:80"), ("accept", "listen:80")], &["listen:80"]),
+            (&[("bind", "0.0.0.0:0"), ("bind", "[::1]:80")], &["listen:0", "listen:[::1]:80"]),
+        ] {
+            let tried = tried.iter().map(|(action, at)| access("network", action, at, false, "not granted"));
+            let expected: Vec<_> = expected.iter().map(|scope| format!("network:{scope}")).collect();
+            assert_eq!(texts(&of(tried, 4)), expected);
+        }
+    }
+
+    #[test]
+    fn what_looking_up_a_name_reads_is_no_file_to_grant_unless_one_was() {
+        let read = |path, granted, rule| access("file-read", "open", path, granted, rule);
+        let suggestion =
+            of(["/etc/resolv.conf", "/etc/hosts"].map(|path| read(path, false, "not granted")), 4);
+        assert_eq!(texts(&suggestion), Vec::<String>::new());
+        assert!(suggestion.not_suggested.iter().all(|not| not.why.contains("network:NAME")));
+        assert_eq!(suggestion.not_suggested.len(), 2);
+        let suggestion = of([read("/etc/hosts", true, "granted: file-read:/etc")], 4);
+        assert_eq!(texts(&suggestion), ["file-read:/etc/hosts"]);
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(crate) use files::Folders;
 pub(crate) use handles::Handles;
 pub(crate) use ledger::Access;
 pub(crate) use loader::Served;
-pub(crate) use network::{Network, Relays};
+pub(crate) use network::{Network, Relays, is_resolver_file};
 pub(crate) use revoke::{HeldFiles, take_back};
 pub(crate) use under_way::UnderWay;
 pub(crate) use workers::Workers;

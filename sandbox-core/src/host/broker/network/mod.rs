@@ -24,6 +24,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 use self::address::Address;
 use self::connections::Connections;
 use self::names::Names;
+pub(crate) use self::names::is_resolver_file;
 pub(crate) use self::relay::Relays;
 use self::sockets::{Socket, from_rustix};
 use super::requests::{Answer, Attempt, Refused, Request};

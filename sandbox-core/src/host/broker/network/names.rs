@@ -6,6 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -154,6 +155,11 @@ impl Request<'_> {
     pub(super) fn may_look_up(&self) -> bool {
         self.holds_network(NetworkScope::is_connect) || self.may_ask()
     }
+}
+
+/// Whether a C library reads this on its way to a name server.
+pub(crate) fn is_resolver_file(path: &Path) -> bool {
+    FILES.iter().any(|(known, _)| Path::new(known) == path)
 }
 
 /// Whether this is the socket of a service that no plugin finds, and every C library looks for.
