@@ -510,6 +510,38 @@ fn a_mediated_file_is_written_like_any_other_until_the_very_next_write_after_the
 }
 
 #[test]
+fn a_mediated_file_is_copied_and_its_mode_and_times_are_changed_until_the_revoke() {
+    let scratch = Scratch::new();
+    let folder = scratch.folder("out");
+    let (file, kept) = (scratch.file("out/file", "contents"), scratch.file("kept", "kept"));
+    let of = |path: &str| std::fs::metadata(path).expect("it is ours");
+    let Some(plugin) = mediated(&[read(&folder), write(&folder), read(&kept)]) else { return };
+    let copy = scratch.at("out/copy");
+    assert!(plugin.attempt("fs", format!("copy\n{file}\n{copy}")).got_it(), "fs::copy sets the mode, too");
+    assert_eq!(std::fs::read_to_string(&copy).expect("it is text"), "contents");
+    assert_eq!(of(&copy).mode(), of(&file).mode());
+
+    let held = hold(&plugin, "rw", &file);
+    let chmod = |held: &str, mode: u32| plugin.attempt("held_chmod", format!("{held}\n{mode}"));
+    assert!(chmod(&held, 0o6640).got_it());
+    assert_eq!(of(&file).mode() & 0o7777, 0o640, "without rights of its own");
+    assert!(plugin.attempt("held_date", &held).got_it());
+    assert_eq!(of(&file).mtime(), 1_000_000_000);
+    let stat = plugin.attempt("held_stat", &held).text();
+    assert!(stat.starts_with("8 100640 ") && stat.ends_with(" 1000000000"), "it sees that at once: {stat}");
+    let only_read = hold(&plugin, "r", &kept);
+    assert_eq!(chmod(&only_read, 0o600), REFUSED, "another file, which it may not write");
+
+    assert!(plugin.revoke_permission(&write(&folder)));
+    assert_eq!(chmod(&held, 0o600), REFUSED);
+    assert_eq!(plugin.attempt("held_date", &held), REFUSED);
+    assert!(plugin.revoke_permission(&read(&folder)));
+    assert_eq!(chmod(&held, 0o600), REFUSED);
+    assert_eq!(of(&file).mode() & 0o7777, 0o640);
+    assert_eq!(plugin.state(), PluginState::Active);
+}
+
+#[test]
 fn a_descriptor_to_write_ends_the_plugin_when_the_write_is_revoked_and_one_to_read_does_not() {
     let scratch = Scratch::new();
     let file = scratch.file("file", "contents");

@@ -11,6 +11,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, UNIX_EPOCH};
 
 use crate::{Attempt, check, number, split_line};
 
@@ -84,6 +85,10 @@ impl Held {
                     file.set_permissions(PermissionsExt::from_mode(mode)).map(|()| Vec::new())
                 })
             }
+            "held_date" => self.file(payload).and_then(|file| {
+                let long_ago = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+                file.set_modified(long_ago).map(|()| Vec::new())
+            }),
             "held_truncate" => self.file(payload).and_then(|file| file.set_len(3)).map(|()| Vec::new()),
             "held_sync" => self.file(payload).and_then(File::sync_all).map(|()| Vec::new()),
             "held_stat" => self

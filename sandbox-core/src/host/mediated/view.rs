@@ -3,7 +3,7 @@
 //! Runs in the host. Owns the connection to the kernel: whoever waits for it comes free when it is aborted.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,9 +11,9 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use fuser::{Config, INodeNo, Notifier, Session, SessionACL};
 use nix::errno::Errno;
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, openat, statx};
 
-use super::nodes::{ROOT, Refusal, Table};
+use super::nodes::{ROOT, Refusal, Table, Use};
 use super::server::{Owners, Server};
 use crate::error::PluginSandboxError;
 use crate::host::broker::Access;
@@ -163,6 +163,33 @@ impl View {
         self.line.tell(|kernel| kernel.inval_entry(INodeNo(ROOT), name.as_ref()));
         self.table.expect_no_more(number);
         opened.map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+    }
+
+    /// Which of the served files `held` is open of, if it is one of them. Asks nobody but the kernel.
+    pub(crate) fn number_of(&self, held: &OwnedFd) -> Option<u64> {
+        let device = |file: BorrowedFd<'_>| {
+            let how = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+            let stat = statx(file, "", how, StatxFlags::empty()).ok()?;
+            Some((stat.stx_dev_major, stat.stx_dev_minor))
+        };
+        if device(held.as_fd())? != device(self.root.as_fd())? {
+            return None;
+        }
+        // Its name is its number; the kernel marks it as removed, since it was told to forget the name.
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", held.as_raw_fd())).ok()?;
+        let name = path.file_name()?.to_str()?;
+        name.strip_suffix(" (deleted)").unwrap_or(name).parse().ok()
+    }
+
+    /// The file behind a served one, while something of it is granted.
+    pub(crate) fn behind(&self, number: u64) -> Result<OwnedFd, Errno> {
+        let file = self.table.file(number, None, Use::Look)?;
+        file.try_clone().map(OwnedFd::from).map_err(|_| Errno::EMFILE)
+    }
+
+    /// The file behind a served one was changed by another way: the kernel asks for its attributes anew.
+    pub(crate) fn changed(&self, number: u64) {
+        self.line.tell(|kernel| kernel.inval_inode(INodeNo(number), -1, 0));
     }
 
     /// From now on no read, write or page fault goes through that needed `permission` for a file for whose path `lost` says

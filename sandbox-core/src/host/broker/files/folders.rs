@@ -171,16 +171,15 @@ impl Request<'_> {
         if same { Ok(path) } else { Err(Errno::ENOENT) }
     }
 
-    /// Where the object is of which the caller holds this descriptor, and which it is.
-    pub(super) fn held(&self, number: i32) -> Result<(PathBuf, Object), Errno> {
-        let held = self.descriptor(number)?;
-        let stat = fstat(&held).map_err(from_rustix)?;
+    /// Where the object `held` is, to which the caller's descriptor leads, and which it is.
+    pub(super) fn held(&self, number: i32, held: &OwnedFd) -> Result<(PathBuf, Object), Errno> {
+        let stat = fstat(held).map_err(from_rustix)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             let path = self.folder(number)?;
             let (real, _) = self.brokered.folders.known(object(&stat)).ok_or(Errno::ENOENT)?;
             return Ok((path, real));
         }
-        Ok((resolved_path(&held).ok_or(Errno::EPERM)?, object(&stat)))
+        Ok((resolved_path(held).ok_or(Errno::EPERM)?, object(&stat)))
     }
 
     /// A descriptor of a folder, for listing it.
