@@ -72,7 +72,7 @@ fn a_message_arrives_with_its_bytes_and_its_senders_true_id() {
 
 #[test]
 fn each_of_the_two_needs_its_own_permission_at_that_moment_and_each_decision_is_an_event() {
-    const DENIED: &str = "denied plugin plugin.send";
+    const DENIED: &str = "denied plugin:b plugin.send";
     let (_manager, a, b) = pair();
     let events = a.events();
     let check = |expected: &str, rule: &str| {
@@ -125,7 +125,9 @@ fn nothing_is_received_without_the_permission() {
         });
     }
     b.grant_permission(with("a"));
-    assert_eq!(receive(&b), "a: x", "and with it, it is");
+    assert_eq!(receive(&b), "none", "what waited went with the permission");
+    assert_eq!(send(&a, "b", "y"), "taken");
+    assert_eq!(receive(&b), "a: y", "and with it, it is");
 }
 
 #[test]
@@ -135,7 +137,7 @@ fn a_plugin_that_may_not_send_there_does_not_learn_who_is_there() {
     active(&manager, "deaf", PluginPolicy::new());
     let others = ["only-registered", "deaf", "unknown"];
     let answers = others.map(|other| send(&a, other, "x"));
-    assert_eq!(answers, ["denied plugin plugin.send"; 3]);
+    assert_eq!(answers, others.map(|other| format!("denied plugin:{other} plugin.send")));
     a.grant_permission(PERMISSION_PLUGIN);
     let answers = others.map(|other| send(&a, other, "x"));
     assert_eq!(answers, ["nobody"; 3], "nor one that may, whether somebody does not listen or is not there");
@@ -159,6 +161,28 @@ fn what_is_revoked_between_send_and_receive_is_not_delivered() {
         assert_eq!(receive(&b), "none", "it is gone for good");
         assert_eq!(send(&a, "b", "after"), "taken");
         assert_eq!(receive(&b), "a: after");
+    }
+}
+
+#[test]
+fn what_waits_when_either_side_loses_the_permission_is_not_brought_back_by_granting_it_again() {
+    let (manager, a, b) = pair();
+    let c = active(&manager, "c", talking_to(&["b"]));
+    b.grant_permission(with("c"));
+    let events = b.events();
+    for (plugin, other) in [(&b, "a"), (&a, "b")] {
+        assert_eq!(send(&a, "b", "old"), "taken");
+        assert_eq!(send(&c, "b", "another's"), "taken");
+        assert!(plugin.revoke_permission(&with(other)));
+        expect(&events, "a message that is dropped", |kind| match kind {
+            EventKind::Access { action: "receive", object, granted: false, .. } if object == "a" => Some(()),
+            _ => None,
+        });
+        plugin.grant_permission(with(other));
+        assert_eq!(send(&a, "b", "new"), "taken");
+        for expected in ["c: another's", "a: new", "none"] {
+            assert_eq!(receive(&b), expected, "revoked from {}", plugin.plugin_id());
+        }
     }
 }
 
@@ -239,7 +263,7 @@ fn what_waits_for_a_plugin_goes_when_it_is_unloaded_or_ends() {
 #[test]
 fn a_plugin_may_send_to_itself_if_it_is_granted_so() {
     let (_manager, a, _b) = pair();
-    assert_eq!(send(&a, "a", "x"), "denied plugin plugin.send");
+    assert_eq!(send(&a, "a", "x"), "denied plugin:a plugin.send");
     a.grant_permission(with("a"));
     assert_eq!(a.attempt("send_many", "100 10\na").text(), "64 full");
     assert_eq!(a.attempt("receive_all", "").text(), "64");

@@ -73,10 +73,19 @@ impl Exchange {
         }
     }
 
-    /// Returns when no message is on its way that only `revoked` had let pass.
+    /// Returns when no message is on its way, or waits anywhere, that only `revoked` had let pass: granting it again brings
+    /// none of them back.
     pub(crate) fn settle(&self, revoked: &PluginPermission) {
-        if revoked.name() == PERMISSION && !self.passing.settled(SETTLE_TIMEOUT) {
+        if revoked.name() != PERMISSION {
+            return;
+        }
+        if !self.passing.settled(SETTLE_TIMEOUT) {
             tracing::warn!("a message is still on its way");
+        }
+        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+        let loaded: Vec<_> = loaded.values().filter_map(Weak::upgrade).collect();
+        for instance in loaded {
+            instance.drop_undeliverable();
         }
     }
 
@@ -150,8 +159,8 @@ fn tell(subject: &Subject, action: &'static str, other: &str, granted: bool, rul
     });
 }
 
-fn denied(service: &str) -> WireServiceError {
-    WireServiceError::PermissionDenied { permission: PERMISSION.to_owned(), service: service.to_owned() }
+fn denied(service: &str, permission: impl Into<String>) -> WireServiceError {
+    WireServiceError::PermissionDenied { permission: permission.into(), service: service.to_owned() }
 }
 
 fn failed(message: impl Into<String>) -> WireServiceError {
@@ -170,7 +179,7 @@ impl Instance {
             Ok(rule) => rule,
             Err(rule) => {
                 tell(&self.subject, "send", to.as_str(), false, rule);
-                return Err(denied(SEND));
+                return Err(denied(SEND, format!("{PERMISSION}:{to}")));
             }
         };
         let (status, rule) = match self.deliver(&to, bytes) {
@@ -229,7 +238,7 @@ impl Instance {
         };
         if !self.subject.holds_named(PERMISSION) {
             tell(&self.subject, "receive", "", false, "not granted".to_owned());
-            return Some(Err(denied(RECEIVE)));
+            return Some(Err(denied(RECEIVE, PERMISSION)));
         }
         loop {
             let _passing = self.subject.exchange().passing.begin();
@@ -250,17 +259,35 @@ impl Instance {
                 return None;
             };
             drop(mailbox);
-            // Judged anew, both ways: one that was revoked meanwhile is not delivered.
-            let from = message.from.id();
-            let sent = judge(&message.from, self.subject.id());
-            let verdict = sent.map_err(|rule| format!("of the other plugin: {rule}"));
-            let verdict = verdict.and_then(|_| judge(&self.subject, from));
+            // Judged anew: one that is being revoked at this moment is not delivered.
+            let (from, verdict) = (message.from.id(), self.judge_waiting(&message));
             let granted = verdict.is_ok();
             tell(&self.subject, "receive", from.as_str(), granted, verdict.unwrap_or_else(|rule| rule));
             if granted {
                 self.send(&ToHelper::ServiceReply { id, reply: message.addressed() });
                 return None;
             }
+        }
+    }
+
+    /// What the grants as they are now say of a message that waits for this plugin: those of both sides.
+    fn judge_waiting(&self, message: &Message) -> Result<String, String> {
+        judge(&message.from, self.subject.id()).map_err(|rule| format!("of the other plugin: {rule}"))?;
+        judge(&self.subject, message.from.id())
+    }
+
+    /// Drops what waits here and may not be delivered any more.
+    fn drop_undeliverable(&self) {
+        let mut dropped = Vec::new();
+        lock(&self.mailbox).messages.retain(|message| match self.judge_waiting(message) {
+            Ok(_) => true,
+            Err(rule) => {
+                dropped.push((Arc::clone(&message.from), rule));
+                false
+            }
+        });
+        for (from, rule) in dropped {
+            tell(&self.subject, "receive", from.id().as_str(), false, rule);
         }
     }
 
