@@ -18,6 +18,7 @@ use super::policy::PluginPolicy;
 use super::protected;
 use super::sandbox::{PluginHandle, PluginSandbox};
 use crate::error::PluginSandboxError;
+use crate::shared::nearness::distance;
 use crate::shared::policy::{Grade, PluginId, PluginPermission, ResourceLimits};
 
 /// Holds many plugins, each registered under its id with what it may do, each loaded, called and unloaded on its own.
@@ -59,6 +60,7 @@ impl PluginSandboxManager {
     /// # Errors
     /// [`AlreadyRegistered`](PluginSandboxError::AlreadyRegistered), [`PluginId`](PluginSandboxError::PluginId),
     /// [`Limit`](PluginSandboxError::Limit), [`Permission`](PluginSandboxError::Permission),
+    /// [`Library`](PluginSandboxError::Library) for a module that is no soname,
     /// [`NoMediation`](PluginSandboxError::NoMediation).
     pub fn register_plugin(&self, id: &str, policy: PluginPolicy) -> Result<(), PluginSandboxError> {
         let id = PluginId::new(id)?;
@@ -313,39 +315,12 @@ impl std::fmt::Debug for PluginSandboxManager {
     }
 }
 
-/// How many letters to change to make one text the other (Levenshtein); long texts are far from everything.
-fn distance(a: &str, b: &str) -> usize {
-    if a.len() > 64 || b.len() > 64 {
-        return usize::MAX;
-    }
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, y) in row.iter_mut().skip(1).zip(&b) {
-            let change = diagonal + usize::from(x != *y);
-            diagonal = *cell;
-            left = change.min(*cell + 1).min(left + 1);
-            *cell = left;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or(usize::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_nearest_known_id_is_named() {
-        assert_eq!(distance("thumbs", "thumbs"), 0);
-        assert_eq!(distance("thumb", "thumbs"), 1);
-        assert_eq!(distance("tumbs", "thumbs"), 1);
-        assert_eq!(distance("kitten", "sitting"), 3);
         let manager = PluginSandboxManager::new();
         manager.register_plugin("thumbs", PluginPolicy::new()).unwrap();
         let unknown = manager.create_sandbox("thumb").unwrap_err();

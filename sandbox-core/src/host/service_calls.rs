@@ -16,6 +16,7 @@ use super::events::{EventKind, escape};
 use super::instance::{Incoming, Instance, MOST_LARGEST_MESSAGES};
 use super::lock::lock;
 use super::runtime::Core;
+use crate::shared::policy::PluginPermission;
 use crate::shared::wire::control::{Bytes, ServiceCallId, ToHelper, WireServiceError};
 
 /// How many calls of services may be unanswered at once.
@@ -125,7 +126,7 @@ impl Instance {
         if !self.subject.has_decider() {
             return false;
         }
-        let Ok(permission) = permission.parse() else { return false };
+        let Ok(permission) = PluginPermission::of_text(permission) else { return false };
         let wish = AccessRequest {
             plugin: self.subject.id().clone(),
             permission,

@@ -4,6 +4,7 @@
 
 pub(crate) mod empty_root;
 pub(crate) mod fuse_mount;
+pub(crate) mod nearness;
 pub(crate) mod notes;
 pub(crate) mod plan;
 pub mod policy;

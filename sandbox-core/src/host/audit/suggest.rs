@@ -397,7 +397,7 @@ impl Needs {
                     .is_some_and(|next| next.starts_with(&with_port))
         };
         let others = self.others.iter().filter(|text| !is_part(text));
-        let others: Vec<PluginPermission> = others.filter_map(|text| text.parse().ok()).collect();
+        let others: Vec<_> = others.filter_map(|text| PluginPermission::of_text(text).ok()).collect();
         // A port of every address is that port of each.
         let anywhere: Vec<_> = others.iter().filter(|other| is_listen_anywhere(other)).cloned().collect();
         let is_more = |other: &PluginPermission| !anywhere.iter().any(|a| a != other && a.covers(other));

@@ -15,7 +15,8 @@ pub enum Grade {
     /// that lives: a revoke shuts sockets down, and ends a plugin that still holds or maps a file.
     #[default]
     Descriptor,
-    /// One end of a stream that the host pumps; a revoke closes the other. For `network`.
+    /// One end of a stream that the host pumps; a revoke closes the other. The first write after it may still return `Ok`, as
+    /// on any stream whose other end has just gone; what it wrote goes nowhere. For `network`.
     Relay,
     /// A file that the host serves: after a revoke the next read, write or page fault fails, and the plugin stays. For
     /// `file-read` and `file-write`.

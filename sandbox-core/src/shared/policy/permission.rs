@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use super::grade::Grade;
 use super::scope::{Scope, ScopeError};
+use crate::shared::nearness::distance;
 
 /// Something that a plugin may be allowed to do: a name, what it means in words, and how far it reaches.
 ///
@@ -36,6 +37,15 @@ pub enum PermissionError {
     Name {
         /// The name that was given, shortened to 80 characters.
         name: String,
+    },
+    /// There is a standard permission of all but this name. One of a host's own that is really called so is built with
+    /// [`PluginPermission::new`].
+    #[error("permission {name:?}: did you mean {nearest:?}?")]
+    Misspelt {
+        /// The name that was given.
+        name: String,
+        /// The standard permission's.
+        nearest: &'static str,
     },
     /// This permission takes no scope.
     #[error("permission {name} takes no scope, and got {scope:?}")]
@@ -101,6 +111,8 @@ pub const STANDARD_PERMISSIONS: [PluginPermission; 7] = [
     PERMISSION_PLUGIN,
 ];
 
+const STANDARD_NAMES: [&str; 7] = ["file-read", "file-write", "network", "process", "ui", "system", "plugin"];
+
 impl PluginPermission {
     /// A permission of the host's own, which gates services of that name: `payments` gates `payments.*`.
     ///
@@ -144,6 +156,20 @@ impl PluginPermission {
         let scope = if self.name == "network" { Scope::network(text) } else { Scope::name(text) };
         let scope = scope.map_err(|source| self.scope_error(source))?;
         Ok(Self { scope: Some(scope), ..self.clone() })
+    }
+
+    /// As it is written, and a name that is not standard as it is: one that the host has used already.
+    pub(crate) fn of_text(text: &str) -> Result<Self, PermissionError> {
+        let (name, scope) = match text.split_once(':') {
+            Some((name, scope)) => (name, Some(scope)),
+            None => (text, None),
+        };
+        let known = STANDARD_PERMISSIONS.into_iter().find(|permission| permission.name() == name);
+        let permission = match known {
+            Some(permission) => permission,
+            None => Self::new(name, "a permission of this host's own")?,
+        };
+        scope.map_or_else(|| Ok(permission.clone()), |scope| permission.scoped(scope))
     }
 
     /// The permission's name, as in `file-read`.
@@ -223,17 +249,28 @@ impl FromStr for PluginPermission {
     type Err = PermissionError;
 
     fn from_str(text: &str) -> Result<Self, PermissionError> {
-        let (name, scope) = match text.split_once(':') {
-            Some((name, scope)) => (name, Some(scope)),
-            None => (text, None),
-        };
-        let known = STANDARD_PERMISSIONS.into_iter().find(|permission| permission.name() == name);
-        let permission = match known {
-            Some(permission) => permission,
-            None => Self::new(name, "a permission of this host's own")?,
-        };
-        scope.map_or_else(|| Ok(permission.clone()), |scope| permission.scoped(scope))
+        let name = text.split_once(':').map_or(text, |(name, _)| name);
+        match misspelt(name) {
+            Some(nearest) => Err(PermissionError::Misspelt { name: name.to_owned(), nearest }),
+            None => Self::of_text(text),
+        }
     }
+}
+
+/// The standard name that is meant by one that is none, if it is near enough: a permission that gates nothing would be
+/// granted, and nobody would see why the plugin still may not.
+fn misspelt(name: &str) -> Option<&'static str> {
+    let plain = |name: &str| name.to_ascii_lowercase().replace('_', "-");
+    let names = || STANDARD_NAMES.into_iter();
+    if names().any(|standard| standard == name) {
+        return None;
+    }
+    // A short name is two letters away from anything.
+    let near = |standard: &&str| {
+        let distance = distance(&plain(name), standard);
+        distance <= 2 && distance * 3 <= standard.len()
+    };
+    names().filter(near).min_by_key(|standard| distance(&plain(name), standard))
 }
 
 #[cfg(test)]
@@ -261,6 +298,32 @@ mod tests {
         for bad in ["", "File Read", "ui:x", "file-read:", "file-read:etc", "plugin:", ":x"] {
             assert!(bad.parse::<PluginPermission>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_name_that_is_all_but_a_standard_one_is_an_error_that_names_it() {
+        let standard = STANDARD_PERMISSIONS.map(|permission| permission.name().to_owned());
+        assert_eq!(standard, STANDARD_NAMES);
+        for (text, nearest) in [
+            ("file-raed", "file-read"),
+            ("file_read:/etc", "file-read"),
+            ("fileread", "file-read"),
+            ("File-Write", "file-write"),
+            ("nework:example.org", "network"),
+            ("proces", "process"),
+            ("UI", "ui"),
+            ("plugins", "plugin"),
+        ] {
+            let name = text.split(':').next().unwrap().to_owned();
+            let error = text.parse::<PluginPermission>().unwrap_err();
+            assert_eq!(error, PermissionError::Misspelt { name: name.clone(), nearest }, "{text}");
+            assert_eq!(error.to_string(), format!("permission {name:?}: did you mean {nearest:?}?"));
+        }
+        for own in ["payments", "io", "camera", "file", "net"] {
+            assert_eq!(own.parse::<PluginPermission>().unwrap().name(), own);
+        }
+        let meant = PluginPermission::new("plugins", "manage plugins").unwrap();
+        assert_eq!(PluginPermission::of_text("plugins"), Ok(meant));
     }
 
     #[test]
