@@ -60,7 +60,8 @@ pub enum PluginSandboxError {
         nearest: Option<PluginId>,
     },
     /// The plugin is in a state from which this cannot be done.
-    #[error("plugin {plugin}: cannot {operation} it while it is {state}: it must be {allowed}")]
+    #[error("plugin {plugin}: cannot {operation} it while it is {state}{}: it must be {allowed}",
+        ended.as_ref().map(|cause| format!(" ({cause})")).unwrap_or_default())]
     WrongState {
         /// The plugin.
         plugin: PluginId,
@@ -70,6 +71,8 @@ pub enum PluginSandboxError {
         state: PluginState,
         /// The states it could be done from.
         allowed: &'static str,
+        /// Why its helper ended, if it has crashed.
+        ended: Option<Cause>,
     },
     /// A service that a plugin called asked for that plugin again, on the thread that waits for the service.
     #[error("plugin {plugin}: cannot {operation} it from a service that it is calling")]
@@ -220,6 +223,10 @@ impl PluginSandboxError {
                 "see `plugin-host doctor`; without it {}: to accept that, use .best_effort(Layer::{layer:?})",
                 layer.matters_because().trim_start_matches("without it ")
             ),
+            Self::WrongState { ended: Some(cause), .. } => match cause.help() {
+                Some(help) => format!("load it again; {help}"),
+                None => "load it again".to_owned(),
+            },
             Self::Ended { cause, .. } => return cause.help(),
             Self::MessageTooLarge { .. } => "raise max_message_bytes, or send it in pieces".to_owned(),
             Self::NoMediation { .. } => {

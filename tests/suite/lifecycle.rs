@@ -89,9 +89,10 @@ fn an_unknown_id_is_an_error_in_every_method_and_names_the_nearest_known_one() {
 #[track_caller]
 fn check_wrong_state(result: Result<(), PluginSandboxError>, operation: Operation, state: PluginState) {
     let error = result.expect_err("not from this state");
-    let PluginSandboxError::WrongState { operation: named, state: found, allowed, .. } = &error else {
+    let PluginSandboxError::WrongState { operation: named, state: found, allowed, ended, .. } = &error else {
         panic!("{operation} from {state}: {error}")
     };
+    assert_eq!(ended.is_some(), state == PluginState::Crashed, "{error}");
     assert_eq!((*named, *found), (operation, state));
     let text = error.to_string();
     assert!(text.contains(&state.to_string()) && text.contains(allowed), "both states are named: {text}");

@@ -73,9 +73,19 @@ fn a_module_that_is_refused_changes_nothing_and_the_error_names_its_chain() {
     let error = refused(MORE);
     let LibraryError::ModuleNotAllowed { module, chain } = &error else { panic!("{error}") };
     assert_eq!((module.as_str(), &chain[1..]), (DEEP, [MORE.to_owned(), DEEP.to_owned()].as_slice()));
-    for name in ["libprobe_nothing.so", "../libprobe_deep.so", &scratch.at(DEEP)] {
+    let error = refused("libprobe_nothing.so");
+    assert!(matches!(error, LibraryError::ModuleNotFound { .. }), "{error}");
+    let not_loaded = PluginSandbox::new("modules", PluginPolicy::new()).expect("a sandbox");
+    for name in ["../libprobe_deep.so", &scratch.at(DEEP)] {
         let error = refused(name);
-        assert!(matches!(error, LibraryError::ModuleNotFound { .. }), "{name}: {error}");
+        assert!(matches!(&error, LibraryError::ModuleName { module } if module == name), "{name}: {error}");
+        let shown = error.to_string();
+        assert!(shown.contains("no soname such as libz.so.1"), "{shown}");
+        let early = not_loaded.add_allowed_module(name).expect_err("not where nothing is loaded either");
+        assert_eq!(early.to_string(), shown);
+        let policy = PluginPolicy::new().allow_module(name);
+        let early = PluginSandbox::new("modules", policy).expect_err("nor from the beginning");
+        assert_eq!(early.to_string(), shown);
     }
     refused("libprobe_odd.so");
     assert!(add(&plugin, DEEP) && add(&plugin, MORE), "in the right order they are allowed");

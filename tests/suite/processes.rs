@@ -245,7 +245,9 @@ fn as_many_processes_as_allowed_can_run_and_not_one_more() {
         let events = plugin.events();
         assert_eq!(told(&plugin, "sleepers", "20"), most.to_string());
         expect(&events, "the limit", |kind| match kind {
-            EventKind::Access { granted: false, rule, .. } if rule == "max_processes" => Some(()),
+            EventKind::Access { granted: false, rule, .. } if *rule == format!("max_processes is {most}") => {
+                Some(())
+            }
             _ => None,
         });
         plugin.set_resource_limits(ResourceLimits::default().max_processes(most + 1)).expect("it is raised");

@@ -213,6 +213,13 @@ fn the_cause_names_what_was_revoked_and_what_was_held() {
     let PluginSandboxError::Ended { cause, .. } = &error else { panic!("{error}") };
     assert_eq!(cause.to_string(), format!("it still had {file} in its hands when file-read was revoked"));
     assert!(error.help().expect("there is help").contains("Grade::Mediated"));
+
+    let next = plugin.refused("echo", "x");
+    let PluginSandboxError::WrongState { ended, .. } = &next else { panic!("{next}") };
+    assert_eq!(ended.as_ref(), Some(cause));
+    let why = format!("cannot call it while it is crashed ({cause}): it must be active");
+    assert!(next.to_string().contains(&why), "{next}");
+    assert!(next.help().expect("there is help").starts_with("load it again; to take file-read back"));
 }
 
 #[test]
@@ -595,11 +602,15 @@ fn a_file_is_read_and_written_by_way_of_services_which_are_judged_anew_each_time
     assert_eq!(rule, format!("granted: {}", read(&scratch.at("dir"))));
 
     assert!(plugin.revoke_permission(&write(&scratch.at("dir"))));
-    assert_eq!(said("service_write_file", format!("0\n{file}\nx")), "denied file-write file.write");
+    let denied = format!("denied file-write:{file} file.write");
+    assert_eq!(said("service_write_file", format!("0\n{file}\nx")), denied);
     assert_eq!(said("service_file_len", file.clone()), "replied 8");
     assert!(plugin.revoke_permission(&read(&file)));
-    assert_eq!(said("service_read_file", format!("0 9\n{file}")), "denied file-read file.read");
-    assert_eq!(said("service_file_len", file.clone()), "denied file-read file.len");
+    assert_eq!(
+        said("service_read_file", format!("0 9\n{file}")),
+        format!("denied file-read:{file} file.read")
+    );
+    assert_eq!(said("service_file_len", file.clone()), format!("denied file-read:{file} file.len"));
     rig::events::expect_denial(&events, &file);
     assert_eq!(std::fs::read_to_string(&file).expect("it is text"), "con+++ts");
     assert_eq!(plugin.state(), PluginState::Active, "it held nothing");
@@ -614,7 +625,7 @@ fn a_service_reaches_no_file_that_an_open_would_not() {
     let fifo = scratch.fifo("dir/fifo");
     let policy = PluginPolicy::new().permissions([read(&granted), write(&granted)]);
     let plugin = probe_with(policy);
-    let denied = "denied file-read file.read";
+    let denied = "denied";
     for (path, expected) in [
         (scratch.at("secret"), denied),
         (scratch.at("dir/out"), denied),
@@ -627,7 +638,8 @@ fn a_service_reaches_no_file_that_an_open_would_not() {
         ("dir/file".to_owned(), "failed no absolute path"),
     ] {
         let said = plugin.attempt("service_read_file", format!("0 9\n{path}")).text();
-        assert_eq!(said, expected, "{path}");
+        let named = format!("denied file-read:{path} file.read");
+        assert_eq!(said, if expected == denied { &named } else { expected }, "the path as it was asked for");
     }
     let most = ResourceLimits::default().max_message_bytes;
     let more = plugin.attempt("service_read_file", format!("0 {}\n{granted}", most + 1)).text();
@@ -647,6 +659,6 @@ fn somebody_may_be_asked_about_a_file_that_a_service_is_to_read() {
     });
     let said = |path: &str| plugin.attempt("service_read_file", format!("0 9\n{path}")).text();
     assert_eq!(said(&file), "replied contents");
-    assert_eq!(said(&other), "denied file-read file.read");
+    assert_eq!(said(&other), format!("denied file-read:{other} file.read"));
     assert!(plugin.permissions().is_empty());
 }

@@ -17,6 +17,7 @@ use super::cause::Cause;
 use super::decider::DeciderCell;
 use super::events::{EventHub, escape};
 use super::instance::{Expect, Instance, Reply};
+use super::library;
 use super::lifecycle::{Operation, Outcome, PluginState};
 use super::lock::lock;
 use super::mediated;
@@ -89,6 +90,7 @@ impl Entry {
         exchange: Arc<Exchange>,
     ) -> Result<Self, PluginSandboxError> {
         policy.limits.check()?;
+        policy.modules.iter().try_for_each(|soname| library::check_name(soname))?;
         for (permission, grade) in &policy.permissions {
             if let Some(grade) = grade {
                 grade.check(permission)?;
@@ -157,6 +159,7 @@ impl Entry {
 
     /// Allows a module, for a running plugin's next `dlopen` too: not if it is not found, or needs what is not allowed.
     pub(crate) fn add_module(&self, soname: &str) -> Result<bool, PluginSandboxError> {
+        library::check_name(soname)?;
         let _turn = lock(&self.modules_turn);
         let policy = self.subject.policy();
         if let Some(brokered) = self.brokered() {

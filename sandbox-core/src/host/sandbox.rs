@@ -75,7 +75,8 @@ impl PluginSandbox {
     /// # Errors
     /// [`PluginSandboxError::PluginId`] if it cannot be an id, [`PluginSandboxError::Limit`] if a limit is out of range,
     /// [`PluginSandboxError::Permission`] if a permission has not the grade that it is granted as,
-    /// [`PluginSandboxError::NoMediation`] if that cannot be had here.
+    /// [`PluginSandboxError::Library`] if a module is no soname, [`PluginSandboxError::NoMediation`] if that grade cannot be
+    /// had here.
     pub fn new(plugin_id: &str, policy: PluginPolicy) -> Result<Self, PluginSandboxError> {
         let entry =
             Entry::new(PluginId::new(plugin_id)?, policy, None, None, Arc::default(), Arc::default())?;
@@ -211,8 +212,8 @@ impl PluginSandbox {
     /// checks.
     ///
     /// # Errors
-    /// [`Library`](PluginSandboxError::Library) if the plugin is loaded and the module is not found, is no library, or needs
-    /// what is not allowed; it names the chain from the plugin. Then nothing has changed.
+    /// [`Library`](PluginSandboxError::Library) if it is no soname but a path, or if the plugin is loaded and the module is not
+    /// found, is no library, or needs what is not allowed; it names the chain from the plugin. Then nothing has changed.
     pub fn add_allowed_module(&self, soname: &str) -> Result<bool, PluginSandboxError> {
         self.entry.add_module(soname)
     }

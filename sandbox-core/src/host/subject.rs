@@ -42,6 +42,8 @@ struct Standing {
     state: PluginState,
     /// The helper of the last load.
     helper: Option<HelperId>,
+    /// Why the last one ended that did.
+    ended: Option<Cause>,
 }
 
 impl Subject {
@@ -52,7 +54,7 @@ impl Subject {
         decider: Arc<DeciderCell>,
         exchange: Arc<Exchange>,
     ) -> Self {
-        let standing = Mutex::new(Standing { state: PluginState::Registered, helper: None });
+        let standing = Mutex::new(Standing { state: PluginState::Registered, helper: None, ended: None });
         let (hub, folding, owes) = (EventHub::default(), Mutex::default(), AtomicBool::new(false));
         Self {
             id,
@@ -220,6 +222,7 @@ impl Subject {
                 operation,
                 state,
                 allowed: lifecycle::allowed_from(operation),
+                ended: standing.ended.clone().filter(|_| state == PluginState::Crashed),
             }),
         }
     }
@@ -255,6 +258,7 @@ impl Subject {
         if standing.helper != Some(helper) {
             return;
         }
+        standing.ended = Some(cause.clone());
         if standing.state != PluginState::Unloaded {
             let to = if *cause == Cause::Unloaded { PluginState::Unloaded } else { PluginState::Crashed };
             self.move_to(&mut standing, to);

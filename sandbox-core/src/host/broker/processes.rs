@@ -69,7 +69,8 @@ impl Request<'_> {
         }
         let (limits, first) = (subject.limits(), !self.instance.family.has_started());
         if !self.instance.family.start(self.instance.pid, self.notification.tid, limits.max_processes) {
-            return refuse(Errno::EAGAIN, "max_processes");
+            let rule = format!("max_processes is {}", limits.max_processes.unwrap_or_default());
+            return refuse(Errno::EAGAIN, &rule);
         }
         if first && let Err(error) = apply_limits(self.instance, &limits) {
             tracing::warn!(plugin = %subject.id(), %error, "its processes count with its threads");

@@ -150,6 +150,17 @@ pub fn extra_modules<'n>(
     Ok(walk.finish())
 }
 
+/// Whether a module may be allowed by this name.
+///
+/// # Errors
+/// [`LibraryError::ModuleName`] if none can have it.
+pub fn check_name(name: &str) -> Result<(), LibraryError> {
+    if elf::is_plain_name(name) {
+        return Ok(());
+    }
+    Err(LibraryError::ModuleName { module: name.chars().take(80).collect() })
+}
+
 /// `modules`, and after them the one called `name` with what it needs.
 ///
 /// # Errors
@@ -165,10 +176,7 @@ pub fn with_module(
     let mut walk = Walk::new(root, modules, allowed, system, limits);
     let plugin_name = root.file_name();
     let plugin = Link { name: &plugin_name, path: &root.path, facts: &root.facts, needed_by: None };
-    if !elf::is_plain_name(name) {
-        let (module, chain) = (name.to_owned(), plugin.chain(name));
-        return Err(LibraryError::ModuleNotFound { module, chain, searched: Vec::new() });
-    }
+    check_name(name)?;
     walk.visit(name, &plugin)?;
     Ok(walk.finish())
 }

@@ -104,6 +104,12 @@ pub enum LibraryError {
         /// How it came to be needed: the plugin first, the module last.
         chain: Vec<String>,
     },
+    /// What is to be allowed is no library's name.
+    #[error("module {module:?} is no soname such as libz.so.1, which has no folder before it")]
+    ModuleName {
+        /// The text that was given, shortened to 80 characters.
+        module: String,
+    },
     /// The plugin needs a library that this system does not have.
     #[error("module {module} was not found: {}", .chain.join(" -> "))]
     ModuleNotFound {

@@ -10,7 +10,9 @@ mod error;
 mod seal;
 mod search;
 
-pub use closure::{ExplainedModule, Limits, Module, closure, explain, extra_modules, with_module};
+pub use closure::{
+    ExplainedModule, Limits, Module, check_name, closure, explain, extra_modules, with_module,
+};
 pub use error::LibraryError;
 pub use seal::SealedLibrary;
 pub use search::SystemFolders;

@@ -127,7 +127,8 @@ impl Instance {
             tell(resolved, false, &rule);
             return Err(match errno {
                 Errno::EACCES => WireServiceError::PermissionDenied {
-                    permission: permission.to_owned(),
+                    // The path as the plugin has it: where that leads is not its to know.
+                    permission: format!("{permission}:{}", escape(path)),
                     service: service.to_owned(),
                 },
                 errno => failed(errno.to_string()),
