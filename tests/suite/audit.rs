@@ -1,7 +1,7 @@
 //! The audit log: that it has every decision, that it stays within its bounds and its format whatever a plugin does, and
 //! that what it suggests opens what was needed and nothing beside it.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::BufReader;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -73,7 +73,7 @@ fn a_plugin_that_floods_is_counted_to_the_last_and_the_file_stays_small() {
         let (told, counted) = refusals(&records(&whole), &scratch.at("secret"));
         assert_eq!(told + counted, count, "{method}");
         assert!(counted > 0, "{method}: all {told} were told one by one");
-        let sizes: Vec<_> = paths.iter().filter_map(|path| std::fs::metadata(path).ok()).collect();
+        let sizes: Vec<_> = paths.iter().filter_map(|path| fs::metadata(path).ok()).collect();
         assert!(sizes.iter().all(|file| file.len() <= 64 << 10), "{sizes:?}");
         assert!(sizes.len() <= 2, "{sizes:?}");
     }
@@ -130,7 +130,7 @@ fn no_name_breaks_a_line() {
     }
     plugin.unload_plugin().expect("it unloads");
     drop(log);
-    let text = std::fs::read_to_string(&path).expect("text");
+    let text = fs::read_to_string(&path).expect("text");
     let harmless = |c: char| {
         c == '\n'
             || !(c.is_control()
@@ -170,7 +170,7 @@ fn a_managers_log_has_what_was_decided_about_each_of_its_plugins() {
     manager.unload_plugin("one").expect("it unloads");
     log.flush();
 
-    let mode = std::fs::metadata(&path).expect("it is there").permissions().mode();
+    let mode = fs::metadata(&path).expect("it is there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let records = records(&path);
     let has = |id: &str, is: &dyn Fn(&AuditEvent) -> bool| {
@@ -283,7 +283,8 @@ fn what_a_learning_run_was_allowed_once_is_what_is_suggested() {
         suggester.finish().remove(0).permissions
     };
     let texts: Vec<_> = suggested(true).iter().map(ToString::to_string).collect();
-    assert_eq!(texts, [format!("file-read:{file}")], "what was granted");
+    let expected = [&absent, &file].map(|path| format!("file-read:{path}"));
+    assert_eq!(texts, expected, "what was granted, whether it is there or not");
     let policy = PluginPolicy::new().permissions(suggested(false));
     let plugin = probe_with(policy.clone());
     let again: Vec<_> = wanted.iter().map(|path| plugin.attempt("open", path)).collect();

@@ -394,7 +394,10 @@ fn of_the_folders_above_what_is_granted_it_is_told_that_they_are_folders() {
     for (operation, path) in [("names", &above), ("read", &scratch.at("above/beside")), ("chmod", &above)] {
         assert_eq!(by_std(&plugin, operation, &[path]), REFUSED, "{operation} {path}");
     }
-    assert_eq!(probe().attempt("stat", &above), REFUSED, "nor to whom nothing below is granted");
+    let other = probe();
+    assert_eq!(other.attempt("stat", &above), REFUSED, "nor to whom nothing below is granted");
+    assert_eq!(other.attempt("stat", "/"), got("0 40755"), "but of the root, which is one on any system");
+    assert_eq!(by_std(&other, "names", &["/"]), REFUSED);
 }
 
 #[test]

@@ -127,6 +127,63 @@ fn what_no_grant_opens_is_not_asked_about() {
 }
 
 #[test]
+fn nobody_is_asked_about_a_good_part_of_the_machine() {
+    let scratch = Scratch::new();
+    let file = scratch.file("file", "contents");
+    let plugin = probe();
+    let by_std = |operation: &str, path: &str| plugin.attempt("fs", format!("{operation}\n{path}"));
+    let events = plugin.events();
+    let asked = rule_all(&plugin, Ruling::AllowAlways);
+    for path in ["/", "//", "/."] {
+        assert_eq!(by_std("stat", path), got("folder"), "{path}: which it is on any system");
+    }
+    for (operation, path) in [
+        ("names", "/"),
+        ("stat", "/etc"),
+        ("names", "/etc"),
+        ("names", "/usr/lib"),
+        ("make folder", "/home/new"),
+    ] {
+        assert_eq!(by_std(operation, path), REFUSED, "{operation} {path}");
+        expect(&events, "a denial that says why nobody was asked", |kind| match kind {
+            EventKind::Access { granted: false, rule, .. } if rule.contains("too wide") => Some(()),
+            _ => None,
+        });
+    }
+    assert_eq!(plugin.attempt("run", "/usr/bin"), REFUSED, "a folder is no program");
+    plugin.learn();
+    assert_eq!(by_std("names", "/etc"), REFUSED, "nor is it learnt");
+    assert_eq!(asked.try_iter().count(), 0);
+    let asked = rule_all(&plugin, Ruling::AllowAlways);
+    assert_eq!(plugin.attempt("open", &file), got("contents"));
+    assert_eq!(by_std("names", &scratch.folder("folder")), got(""));
+    assert_eq!(asked.try_iter().count(), 2, "what is below is asked about");
+}
+
+#[test]
+fn what_was_allowed_once_is_not_told_as_granted() {
+    let scratch = Scratch::new();
+    let file = scratch.file("file", "contents");
+    let absent = scratch.at("absent");
+    let plugin = probe();
+    let events = plugin.events();
+    rule_all(&plugin, Ruling::AllowOnce);
+    let expect_rule = |what: &str| {
+        expect(&events, what, |kind| match kind {
+            EventKind::Access { granted: true, rule, .. } if *rule == what => Some(()),
+            _ => None,
+        });
+    };
+    assert_eq!(plugin.attempt("open", &file), got("contents"));
+    expect_rule(&format!("allowed when asked: file-read:{file}"));
+    assert_eq!(plugin.attempt("open", &absent), Answer::Errno(libc::ENOENT));
+    expect_rule(&format!("allowed when asked: file-read:{absent}; ENOENT"));
+    plugin.grant_permission(read(&absent));
+    assert_eq!(plugin.attempt("open", &absent), Answer::Errno(libc::ENOENT));
+    expect_rule(&format!("granted: file-read:{absent}; ENOENT"));
+}
+
+#[test]
 fn an_answer_that_does_not_come_in_time_means_no() {
     let scratch = Scratch::new();
     let file = scratch.file("file", "contents");

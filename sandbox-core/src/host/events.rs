@@ -43,7 +43,7 @@ pub enum EventKind {
         object: String,
         /// What that is, once links were followed.
         resolved: Option<String>,
-        /// Whether it was opened.
+        /// Whether it was allowed. What was, and failed all the same, has the errno in its rule: `..; ENOENT`.
         granted: bool,
         /// The decision that counted.
         rule: String,

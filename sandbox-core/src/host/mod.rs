@@ -38,6 +38,7 @@ mod service_pool;
 mod stop;
 mod subject;
 mod verify;
+mod wide;
 mod zygote;
 
 pub use app::{App, ServiceRequest};

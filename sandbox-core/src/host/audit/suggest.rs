@@ -1,7 +1,6 @@
 //! The smallest set of grants under which what was recorded would have worked.
 //!
-//! Runs wherever a log is read; opens no file. Owns what counts as too wide to be suggested. Never suggests what no grant
-//! opens, and never a folder that a system stands on. What it reads may have been written by anybody: all of it is bounded.
+//! Runs wherever a log is read; opens no file. Never suggests what no grant opens, and never a folder that a system stands on. What it reads may have been written by anybody: all of it is bounded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -9,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::record::{AuditEvent, AuditRecord};
 use crate::host::broker::is_resolver_file;
+use crate::host::wide::is_too_wide;
 use crate::shared::policy::{PluginPermission, STANDARD_PERMISSIONS};
 
 /// How much is remembered, in bytes: some hundred thousand different objects.
@@ -16,15 +16,6 @@ const MOST_BYTES: usize = 64 << 20;
 
 /// What remembering one thing takes beside its texts.
 const ONE_THING: usize = 256;
-
-/// Folders at the root that a system stands on. Each is more than a plugin needs.
-const SYSTEM_FOLDERS: [&str; 21] = [
-    "bin", "boot", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32", "media", "mnt", "opt", "proc",
-    "root", "run", "sbin", "srv", "sys", "tmp", "usr", "var",
-];
-
-/// Those whose every folder is as wide: users' homes, `/usr/lib`, `/var/log`, disks.
-const WIDE_FOLDERS: [&str; 5] = ["home", "media", "mnt", "usr", "var"];
 
 /// Attempts that read nothing of a folder but that it is there.
 const LOOKS: [&str; 12] = [
@@ -205,7 +196,8 @@ impl GrantSuggester {
 
 /// What would open this access; `None` if nothing needs to.
 fn wanted(permission: &str, action: &str, object: &str, granted: bool, rule: &str) -> Option<Wanted> {
-    let by_grant = ["granted: ", "denied: ", "not granted"].iter().any(|start| rule.starts_with(start));
+    let by_grant = ["granted: ", "allowed when asked: ", "denied: ", "not granted"];
+    let by_grant = by_grant.iter().any(|start| rule.starts_with(start));
     if !by_grant {
         // It went through for another reason, or was no attempt; every other reason to refuse stands whatever is granted.
         let needs_none = granted || rule == "base profile" || rule.starts_with("revoked: ");
@@ -257,7 +249,8 @@ fn network_scope(action: &str, object: &str, rule: &str) -> String {
 
 /// The host's name by which a grant opened something, if it was one name.
 fn granted_name(rule: &str) -> Option<&str> {
-    let scope = rule.strip_prefix("granted: network:")?;
+    let granted = rule.strip_prefix("granted: ").or_else(|| rule.strip_prefix("allowed when asked: "));
+    let scope = granted?.strip_prefix("network:")?;
     let host = match scope.split_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
         Some(_) => return None, // `listen:`, `unix:`, or an IPv6 address
@@ -459,17 +452,6 @@ fn folded(leaves: &[&Path], depth: usize, fold_at: usize) -> Vec<PathBuf> {
     scopes
 }
 
-/// Whether a grant of this would be one of a good part of the machine.
-fn is_too_wide(path: &Path, is_folder: bool) -> bool {
-    let parts: Vec<_> = path.components().skip(1).filter_map(|part| part.as_os_str().to_str()).collect();
-    match parts.as_slice() {
-        [] => true,
-        [top] => is_folder || SYSTEM_FOLDERS.contains(top),
-        [top, _] => is_folder && WIDE_FOLDERS.contains(top),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -592,6 +574,7 @@ mod tests {
             ("connect", "[::1]:80", "granted: network", "[::1]:80"),
             ("connect", v4, "granted: network:example.org:443", "example.org:443"),
             ("connect", v4, "granted: network:example.org", "example.org:443"),
+            ("connect", v4, "allowed when asked: network:example.org:443", "example.org:443"),
             ("connect", v4, "granted: network:*.example.org:443", v4),
             ("connect", v4, "granted: network:192.0.2.0/24", v4),
             ("connect", v4, "granted: network:192.0.2.1:443", v4),
@@ -671,8 +654,10 @@ mod tests {
 
     #[test]
     fn what_was_granted_and_not_there_is_needed_to_find_that_out() {
-        let absent = access("file-read", "open", "/srv/config", false, "granted: file-read:/srv");
-        assert_eq!(texts(&of([absent], 4)), ["file-read:/srv/config"]);
+        for rule in ["granted: file-read:/srv; ENOENT", "allowed when asked: file-read:/srv/config; ENOENT"] {
+            let absent = access("file-read", "open", "/srv/config", true, rule);
+            assert_eq!(texts(&of([absent], 4)), ["file-read:/srv/config"], "{rule}");
+        }
     }
 
     #[test]

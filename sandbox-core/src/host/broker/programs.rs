@@ -98,8 +98,11 @@ fn judge_one(source: BorrowedFd<'_>, at: &Path, grants: &Grants) -> Result<Found
         // Only where the plugin may look is it told the truth.
         let place = lost.place.and_then(|place| Scope::path(place).ok());
         let seen = place.is_some_and(|place| grants.judge("process", &place).is_granted());
-        let errno = if seen { lost.errno } else { Errno::EACCES };
-        Refused::new(errno, None, if seen { "it is not there" } else { "not granted" })
+        if seen {
+            Refused::failed(lost.errno, None, "it is not there")
+        } else {
+            Refused::new(Errno::EACCES, None, "not granted")
+        }
     })?;
     let resolved =
         resolved_path(&handle).ok_or_else(|| Refused::new(Errno::EACCES, None, "it has no path any more"))?;
@@ -125,8 +128,12 @@ fn may_start(handle: &OwnedFd, resolved: &Path, grants: &Grants) -> Result<Strin
             format!("granted: {grant}")
         }
         Verdict::Denied(denial) => return Err(refuse(&format!("denied: {denial}"))),
+        // Nobody is asked about a folder: all that is in it would be opened by the way.
         Verdict::NotGranted => {
-            return Err(refuse("not granted").wanting(Some(PERMISSION_PROCESS.at(scope))));
+            let is_file = fstat(handle)
+                .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+            let wanted = is_file.then(|| PERMISSION_PROCESS.at(scope));
+            return Err(refuse("not granted").wanting(wanted));
         }
     };
     let stat = fstat(handle).map_err(|error| Refused::new(errno(error), Some(resolved), "fstat"))?;

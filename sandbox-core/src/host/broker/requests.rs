@@ -138,18 +138,36 @@ pub(crate) struct Refused {
     pub(crate) rule: String,
     /// The narrowest permission that would open it, if nobody has decided about it: it may be asked for.
     pub(crate) wanted: Option<Box<PluginPermission>>,
+    /// Whether the permissions allow it, and it fails for what is there or not: that is no denial.
+    pub(crate) allowed: bool,
 }
 
 impl Refused {
     pub(crate) fn new(errno: Errno, resolved: Option<&Path>, rule: impl Into<String>) -> Self {
         let resolved = resolved.map(escape_path);
-        Self { errno, resolved, rule: rule.into(), wanted: None }
+        Self { errno, resolved, rule: rule.into(), wanted: None, allowed: false }
+    }
+
+    /// What `rule` allows, and what fails all the same.
+    pub(crate) fn failed(errno: Errno, resolved: Option<&Path>, rule: impl Into<String>) -> Self {
+        let rule = format!("{}; {errno:?}", rule.into());
+        Self { allowed: true, ..Self::new(errno, resolved, rule) }
     }
 
     /// The same, which somebody may be asked about.
     pub(crate) fn wanting(self, wanted: Option<PluginPermission>) -> Self {
         Self { wanted: wanted.map(Box::new), ..self }
     }
+}
+
+/// The rule by which something was allowed, in words: what was allowed for this request alone is no grant.
+pub(crate) fn worded(rule: &str, rulings: &[(PluginPermission, Ruling)]) -> String {
+    let once = |(permission, ruling): &(PluginPermission, Ruling)| {
+        let by = rule.strip_prefix("granted: ")?.strip_prefix(permission.to_string().as_str())?;
+        let is_this = *ruling == Ruling::AllowOnce && (by.is_empty() || by.starts_with("; "));
+        is_this.then(|| format!("allowed when asked: {permission}{by}"))
+    };
+    rulings.iter().find_map(once).unwrap_or_else(|| rule.to_owned())
 }
 
 impl Request<'_> {
@@ -270,7 +288,7 @@ impl Request<'_> {
 
     /// Refuses `attempt`, or asks about it if somebody wants to be asked.
     pub(super) fn refuse(&self, attempt: Attempt<'_>, refused: Refused) -> Answer {
-        let Refused { errno, resolved, mut rule, wanted } = refused;
+        let Refused { errno, resolved, mut rule, wanted, allowed } = refused;
         if let Some(wanted) = wanted {
             if self.rulings.iter().any(|(ruled, _)| *ruled == *wanted) {
                 "not granted, and denied when asked".clone_into(&mut rule);
@@ -284,7 +302,7 @@ impl Request<'_> {
                 }));
             }
         }
-        self.publish(attempt, resolved, false, &rule);
+        self.publish(attempt, resolved, allowed, &rule);
         Answer::Errno(errno)
     }
 
@@ -314,7 +332,7 @@ impl Request<'_> {
             object: escape(attempt.object),
             resolved: resolved.map(|resolved| resolved.to_string()),
             granted,
-            rule: rule.to_owned(),
+            rule: worded(rule, self.rulings),
         });
     }
 }

@@ -1,7 +1,10 @@
 //! Calls that look at what a path leads to: stat(2), access(2), readlink(2), statfs(2).
 //!
 //! Runs in the host, on a worker. What may be seen is what may be read or written. Of the folders on the way to that, a
-//! plugin learns that they are folders, which it knows already: libraries look at each part of a path in turn.
+//! plugin learns that they are folders, which it knows already: libraries look at each part of a path in turn. So of the root,
+//! whatever is granted.
+
+use std::path::Component;
 
 use nix::errno::Errno;
 use rustix::fs::{Access, AtFlags, CWD, FileType, Stat};
@@ -67,7 +70,7 @@ impl Request<'_> {
                 self.event(attempt, Some(&judged.resolved), true, &judged.rule);
                 self.write(address, &stat_bytes(&told(&judged)))
             }
-            Err(_) if self.brokered.served.is_folder(&named.path) => {
+            Err(_) if self.brokered.served.is_folder(&named.path) || is_root(named) => {
                 self.write(address, &base::neutral_stat(libc::S_IFDIR | 0o755))
             }
             Err(refused) => self.refuse(attempt, refused),
@@ -109,6 +112,8 @@ impl Request<'_> {
                     || rustix::fs::accessat(CWD, by_handle(&judged.handle), mode, AtFlags::EACCESS).is_ok();
                 if may { Answer::Value(0) } else { Answer::Errno(Errno::EACCES) }
             }
+            // As with a folder on the way.
+            Err(_) if right == Right::See && is_root(named) => Answer::Value(0),
             Err(refused) => self.refuse(attempt, refused),
         }
     }
@@ -165,6 +170,11 @@ impl Request<'_> {
             Err(refused) => self.refuse(attempt, refused),
         }
     }
+}
+
+/// Whether it names the root: that it is a folder is no news, and libraries look at it before any other.
+fn is_root(named: &Named) -> bool {
+    named.path().components().all(|part| matches!(part, Component::RootDir | Component::CurDir))
 }
 
 /// What is told of an object: of a folder on the way only which one it is.

@@ -113,7 +113,7 @@ impl Request<'_> {
         for _ in 0..TRIES {
             let tried = self.with_tree(right, |tree| match tree.judge(named, right) {
                 Ok(judged) if flags.contains(OFlags::EXCL) => {
-                    Err(Refused::new(Errno::EEXIST, Some(&judged.resolved), judged.rule))
+                    Err(Refused::failed(Errno::EEXIST, Some(&judged.resolved), judged.rule))
                 }
                 Ok(judged) => self.open_judged(tree, judged, right, flags).map(Some),
                 Err(refused) if refused.errno == Errno::ENOENT => self.make(tree, named, right, flags, mode),
@@ -138,7 +138,7 @@ impl Request<'_> {
         let place = tree.place(named, right, Errno::EISDIR)?;
         let refuse = |errno, rule: &str| Err(Refused::new(errno, Some(&place.resolved), rule));
         if place.as_folder {
-            return refuse(Errno::EISDIR, &place.rule);
+            return Err(Refused::failed(Errno::EISDIR, Some(&place.resolved), place.rule));
         }
         let ours = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY;
         let flags = (flags & (PASSED_ON | OFlags::ACCMODE)) | ours;

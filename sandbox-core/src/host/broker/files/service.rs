@@ -13,7 +13,7 @@ use plugin_abi::files::{LEN, READ, ReadPart, WRITE, WritePart};
 use rustix::fs::{FileType, OFlags};
 
 use super::super::Brokered;
-use super::super::requests::Refused;
+use super::super::requests::{Refused, worded};
 use super::named::Named;
 use super::tree::{Judged, Right, Tree};
 use crate::host::decider::{self, AccessRequest, Ruling};
@@ -89,28 +89,28 @@ impl Instance {
                 rule: rule.to_owned(),
             });
         };
-        let mut allowed_once: Option<PluginPermission> = None;
+        let mut allowed: Option<(PluginPermission, Ruling)> = None;
         loop {
             // Until the work is done: a revoke waits for it.
             let act = brokered.under_way.begin();
             let mut grants = self.subject.policy().grants();
-            if let Some(once) = &allowed_once {
+            if let Some((once, _)) = &allowed {
                 Arc::make_mut(&mut grants).grant(once.clone(), once.scope().cloned());
             }
             let root = if right == Right::Write { &brokered.trees.write } else { &brokered.trees.read };
-            let asks = self.subject.has_decider() && allowed_once.is_none();
+            let asks = self.subject.has_decider() && allowed.is_none();
             let tree = Tree { root: root.as_fd(), grants: &grants, links: self.subject.links(), asks };
             let opened = tree.judge(&named, right).and_then(|judged| Ok((open(&judged, right)?, judged)));
             let refused = match opened {
                 Ok((file, judged)) => {
                     let resolved = escape(judged.resolved.as_os_str().as_encoded_bytes());
-                    tell(Some(resolved), true, &judged.rule);
+                    tell(Some(resolved), true, &worded(&judged.rule, allowed.as_slice()));
                     return work(&file).map(Bytes).map_err(|error| failed(error.to_string()));
                 }
                 Err(refused) => refused,
             };
             drop(act);
-            let Refused { errno, resolved, rule, wanted } = refused;
+            let Refused { errno, resolved, rule, wanted, allowed: is_allowed } = refused;
             if let Some(wanted) = wanted.filter(|_| asks) {
                 let wish = AccessRequest {
                     plugin: self.subject.id().clone(),
@@ -119,12 +119,13 @@ impl Instance {
                     object: escape(path),
                     resolved: resolved.clone(),
                 };
-                if decider::rule(self, &wish) != Ruling::Deny {
-                    allowed_once = Some(wish.permission);
+                let ruling = decider::rule(self, &wish);
+                if ruling != Ruling::Deny {
+                    allowed = Some((wish.permission, ruling));
                     continue;
                 }
             }
-            tell(resolved, false, &rule);
+            tell(resolved, is_allowed, &worded(&rule, allowed.as_slice()));
             return Err(match errno {
                 Errno::EACCES => WireServiceError::PermissionDenied {
                     // The path as the plugin has it: where that leads is not its to know.

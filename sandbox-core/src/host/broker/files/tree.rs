@@ -19,6 +19,7 @@ use super::own::{open_again, resolved_path};
 use super::{by_handle, from_rustix};
 use crate::host::links::Links;
 use crate::host::protected;
+use crate::host::wide::is_too_wide;
 use crate::shared::policy::{
     Grants, PERMISSION_FILE_READ, PERMISSION_FILE_WRITE, PluginPermission, Scope, Verdict,
 };
@@ -267,7 +268,12 @@ impl Tree<'_> {
             Err(_) if right == Right::See && self.is_on_the_way(&resolved) => {
                 ("on the way to what is granted".to_owned(), true)
             }
-            Err(closed) => return Err(refuse(&closed.rule).wanting(closed.wanted)),
+            Err(closed) => {
+                // What cannot be told is taken for a folder.
+                let folder = |stat: Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+                let is_folder = fstat(&handle).map_or(true, folder);
+                return Err(self.closed(closed, Some(&resolved), &resolved, is_folder));
+            }
         };
         let stat =
             fstat(&handle).map_err(|errno| Refused::new(from_rustix(errno), Some(&resolved), "fstat"))?;
@@ -318,8 +324,9 @@ impl Tree<'_> {
             .ok_or_else(|| Refused::new(Errno::ENOENT, None, "its folder has no path any more"))?;
         let resolved = folder.join(&name);
         let refuse = |rule: &str| Refused::new(Errno::EACCES, Some(&resolved), rule);
-        let rule =
-            self.rule_for(&resolved, right).map_err(|closed| refuse(&closed.rule).wanting(closed.wanted))?;
+        // What is to be there may be a folder.
+        let closed = |closed| self.closed(closed, Some(&resolved), &resolved, true);
+        let rule = self.rule_for(&resolved, right).map_err(closed)?;
         let stat =
             fstat(&parent).map_err(|errno| Refused::new(from_rustix(errno), Some(&folder), "fstat"))?;
         ordinary(&parent, &stat).map_err(refuse)?;
@@ -335,7 +342,7 @@ impl Tree<'_> {
         let handle = match find(place.parent.as_fd(), Path::new(&place.name), walk) {
             Ok(handle) => handle,
             Err(Errno::ENOENT) => return Ok(None),
-            Err(errno) => return Err(Refused::new(errno, Some(&place.resolved), place.rule.as_str())),
+            Err(errno) => return Err(Refused::failed(errno, Some(&place.resolved), place.rule.as_str())),
         };
         let refuse = |rule: &str| Refused::new(Errno::EACCES, Some(&place.resolved), rule);
         let stat = fstat(&handle)
@@ -394,11 +401,9 @@ impl Tree<'_> {
 
     /// Whether an object that was judged for one thing is open for `right` too.
     pub(super) fn opens(&self, judged: &Judged, right: Right) -> Result<(), Refused> {
-        let refuse = |rule: &str| Refused::new(Errno::EACCES, Some(&judged.resolved), rule);
-        match self.rule_for(&judged.resolved, right) {
-            Ok(_) => Ok(()),
-            Err(closed) => Err(refuse(&closed.rule).wanting(closed.wanted)),
-        }
+        let at = judged.resolved.as_path();
+        let closed = |closed| self.closed(closed, Some(at), at, judged.kind() == FileType::Directory);
+        self.rule_for(at, right).map(drop).map_err(closed)
     }
 
     /// Whether a part of the tree at `path` must not be seen.
@@ -411,11 +416,22 @@ impl Tree<'_> {
         let Some(place) = lost.place else { return Refused::new(Errno::EACCES, None, "not granted") };
         match self.rule_for(&place, right) {
             _ if protected::closes(&place, None, false) => Refused::new(Errno::EACCES, None, protected::RULE),
-            Ok(rule) => Refused::new(lost.errno, Some(&place), rule),
+            Ok(rule) => Refused::failed(lost.errno, Some(&place), rule),
             Err(_) if self.is_on_the_way(&place) => {
-                Refused::new(lost.errno, Some(&place), "on the way to what is granted")
+                Refused::failed(lost.errno, Some(&place), "on the way to what is granted")
             }
-            Err(closed) => Refused::new(Errno::EACCES, None, closed.rule).wanting(closed.wanted),
+            Err(closed) => self.closed(closed, None, &place, false),
+        }
+    }
+
+    /// The refusal of what is closed, `at` a place that may be told or not. Nobody is asked about a good part of the machine:
+    /// a plugin that looks at a folder by the way would be given all that is below.
+    fn closed(&self, closed: Closed, told: Option<&Path>, at: &Path, is_folder: bool) -> Refused {
+        match closed.wanted {
+            Some(_) if self.asks && is_too_wide(at, is_folder) => {
+                Refused::new(Errno::EACCES, told, "not granted, and too wide to be asked about")
+            }
+            wanted => Refused::new(Errno::EACCES, told, closed.rule).wanting(wanted),
         }
     }
 
