@@ -15,7 +15,8 @@ use rig::plugins::Attempts;
 use rig::{Answer, Scratch, active, library, probe, probe_with};
 use sandbox_core::{
     App, AuditEvent, AuditLog, AuditOptions, AuditReader, AuditRecord, EventKind, GrantSuggester,
-    GrantSuggestion, PERMISSION_FILE_READ, PluginPolicy, PluginSandboxManager, ResourceLimits, Ruling,
+    GrantSuggestion, PERMISSION_FILE_READ, PluginPolicy, PluginSandbox, PluginSandboxManager, ResourceLimits,
+    Ruling,
 };
 
 pub const PARTS: &[(&str, Part)] = &[("a log without room", without_room)];
@@ -355,4 +356,42 @@ fn a_learning_run_suggests_the_one_port_that_was_reached() {
     let plugin = probe_with(PluginPolicy::new().permissions(permissions));
     assert!(plugin.attempt("connect_loopback", port(&needed)).got_it());
     assert_eq!(plugin.attempt("connect_loopback", port(&other)), REFUSED);
+}
+
+#[test]
+fn a_learning_run_that_writes_beside_and_renames_suggests_both_names() {
+    let scratch = Scratch::new();
+    let (log_path, folder) = (scratch.at("log"), scratch.folder("out"));
+    let (written, result) = (format!("{folder}/.tmp"), format!("{folder}/result"));
+    let steps = |plugin: &PluginSandbox| {
+        [vec!["create new to write", &written], vec!["rename", &written, &result]]
+            .map(|step| plugin.attempt("fs", step.join("\n")))
+    };
+    let done = [Answer::Got(Vec::new()), Answer::Got(Vec::new())];
+    let learning = probe();
+    let log = AuditLog::open(&log_path).expect("a new file");
+    learning.audit_to(&log);
+    learning.learn();
+    assert_eq!(steps(&learning), done);
+    learning.unload_plugin().expect("it unloads");
+    drop(log);
+    fs::remove_file(&result).expect("it was made");
+
+    let mut suggester = GrantSuggester::new();
+    records(&log_path).iter().for_each(|record| suggester.add(record));
+    let permissions = suggester.finish().remove(0).permissions;
+    let texts: Vec<_> = permissions.iter().map(ToString::to_string).collect();
+    assert_eq!(texts, [&written, &result].map(|path| format!("file-write:{path}")));
+    let plugin = probe_with(PluginPolicy::new().permissions(permissions.iter().cloned()));
+    assert_eq!(steps(&plugin), done, "the same, and nobody is asked");
+
+    // Of what is refused it says which of the two it was.
+    let plugin = probe_with(PluginPolicy::new().permissions(permissions.into_iter().take(1)));
+    let events = plugin.events();
+    assert_eq!(steps(&plugin)[1], REFUSED);
+    let refused = expect(&events, "a refused rename", |kind| match kind {
+        EventKind::Access { action: "rename", object, granted: false, .. } => Some(object.clone()),
+        _ => None,
+    });
+    assert_eq!(refused, result);
 }

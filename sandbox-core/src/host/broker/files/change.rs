@@ -5,7 +5,7 @@
 //! other. Owns that no name is a way to a right: what is moved or linked never comes to where more is granted.
 
 use std::cell::Cell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, RenameFlags, Timestamps};
 use super::super::requests::{Answer, Attempt, Refused, Request};
 use super::folders::object;
 use super::named::Named;
-use super::tree::{Judged, Right, Tree};
+use super::tree::{Judged, Place, Right, Tree};
 use super::{by_handle, from_rustix};
 use crate::host::procfs::{HostPid, Status};
 use crate::host::protected;
@@ -115,14 +115,21 @@ pub(super) enum Times {
 
 /// What was done, or what the kernel said to it, once it was granted.
 struct Done {
-    resolved: std::path::PathBuf,
+    resolved: PathBuf,
     rule: String,
     result: Result<(), Errno>,
+    /// Where else, for what has two ends: as the plugin names it, where that is, and by which rule.
+    also: Option<(Vec<u8>, PathBuf, String)>,
 }
 
 impl Done {
     fn at(resolved: &Path, rule: &str, result: rustix::io::Result<()>) -> Result<Self, Refused> {
-        Ok(Self { resolved: resolved.to_owned(), rule: rule.to_owned(), result: result.map_err(from_rustix) })
+        let result = result.map_err(from_rustix);
+        Ok(Self { resolved: resolved.to_owned(), rule: rule.to_owned(), result, also: None })
+    }
+
+    fn also_at(self, named: &Named, place: Place) -> Self {
+        Self { also: Some((named.path.clone(), place.resolved, place.rule)), ..self }
     }
 }
 
@@ -134,13 +141,28 @@ impl Request<'_> {
         object: &[u8],
         work: impl FnOnce(&Tree<'_>) -> Result<Done, Refused>,
     ) -> Answer {
-        let attempt = Attempt { permission: "file-write", action, object };
-        match self.with_tree(Right::Write, work) {
-            Ok(Done { resolved, rule, result }) => {
-                self.event(attempt, Some(&resolved), true, &rule);
+        self.change_at(action, object, |tree, _| work(tree))
+    }
+
+    /// The same of what has two ends: `work` says which of them it is about when it is refused.
+    fn change_at<'a>(
+        &self,
+        action: &'static str,
+        object: &'a [u8],
+        work: impl FnOnce(&Tree<'_>, &mut &'a [u8]) -> Result<Done, Refused>,
+    ) -> Answer {
+        let mut refused_at = object;
+        let done = self.with_tree(Right::Write, |tree| work(tree, &mut refused_at));
+        let attempt = |object| Attempt { permission: "file-write", action, object };
+        match done {
+            Ok(Done { resolved, rule, result, also }) => {
+                self.event(attempt(object), Some(&resolved), true, &rule);
+                if let Some((object, resolved, rule)) = also {
+                    self.event(attempt(&object), Some(&resolved), true, &rule);
+                }
                 result.map(|()| 0).into()
             }
-            Err(refused) => self.refuse(attempt, refused),
+            Err(refused) => self.refuse(attempt(refused_at), refused),
         }
     }
 
@@ -196,21 +218,25 @@ impl Request<'_> {
         if flags.contains(RenameFlags::WHITEOUT) || (exchange && flags.contains(RenameFlags::NOREPLACE)) {
             return Answer::Errno(Errno::EINVAL);
         }
-        self.change("rename", &old.path, |tree| {
+        self.change_at("rename", &old.path, |tree, refused_at| {
             let from = tree.place(old, Right::Write, Errno::EBUSY)?;
+            *refused_at = &new.path;
             let to = tree.place(new, Right::Write, Errno::EBUSY)?;
+            *refused_at = &old.path;
             let Some(moves) = tree.standing(&from)? else {
-                return Err(Refused::new(Errno::ENOENT, Some(&from.resolved), from.rule));
+                return Err(Refused::failed(Errno::ENOENT, Some(&from.resolved), from.rule));
             };
+            *refused_at = &new.path;
             let replaced = tree.standing(&to)?;
             if moves.kind() == FileType::Symlink {
                 tree.may_be_link(&to.resolved)?;
             }
+            tree.may_move(&to.resolved)?;
+            *refused_at = &old.path;
             if exchange && replaced.as_ref().is_some_and(|replaced| replaced.kind() == FileType::Symlink) {
                 tree.may_be_link(&from.resolved)?;
             }
             tree.may_move(&from.resolved)?;
-            tree.may_move(&to.resolved)?;
             tree.may_come_to(&from.resolved, &to.resolved)?;
             if exchange {
                 tree.may_come_to(&to.resolved, &from.resolved)?;
@@ -235,20 +261,24 @@ impl Request<'_> {
                     links.moved(one, other);
                 }
             }
-            Done::at(&from.resolved, &from.rule, moved)
+            Ok(Done::at(&from.resolved, &from.rule, moved)?.also_at(new, to))
         })
     }
 
     fn link(&self, old: &Named, new: &Named) -> Answer {
-        self.change("link", &old.path, |tree| {
+        self.change_at("link", &old.path, |tree, refused_at| {
             let judged = tree.judge(old, Right::Write)?;
+            *refused_at = &new.path;
             let to = tree.place(new, Right::Write, Errno::EEXIST)?;
+            *refused_at = &old.path;
             tree.may_come_to(&judged.resolved, &to.resolved)?;
             if judged.kind() == FileType::Directory {
                 return Err(Refused::new(Errno::EPERM, Some(&judged.resolved), "a folder has one name"));
             }
             if judged.kind() == FileType::Symlink {
+                *refused_at = &new.path;
                 tree.may_be_link(&to.resolved)?;
+                *refused_at = &old.path;
             }
             if !self.instance.subject.links().add(&judged.stat, &judged.resolved, &to.resolved) {
                 return Err(Refused::new(Errno::EMLINK, Some(&judged.resolved), "too many second names"));
@@ -256,7 +286,7 @@ impl Request<'_> {
             // By way of the handle, so that it is the object that was judged; the link that is followed is the handle's.
             let flags = AtFlags::SYMLINK_FOLLOW;
             let linked = rustix::fs::linkat(CWD, by_handle(&judged.handle), &to.parent, to.spelled(), flags);
-            Done::at(&to.resolved, &to.rule, linked)
+            Ok(Done::at(&judged.resolved, &judged.rule, linked)?.also_at(new, to))
         })
     }
 
@@ -293,7 +323,7 @@ impl Request<'_> {
             }
             let cut = nix::unistd::truncate(&by_handle(&judged.handle), length);
             let rule = judged.rule.clone();
-            Ok(Done { resolved: judged.resolved, rule, result: cut })
+            Ok(Done { resolved: judged.resolved, rule, result: cut, also: None })
         })
     }
 
