@@ -395,3 +395,33 @@ fn a_learning_run_that_writes_beside_and_renames_suggests_both_names() {
     });
     assert_eq!(refused, result);
 }
+
+#[test]
+fn what_a_database_was_learnt_to_need_suffices_for_it() {
+    let scratch = Scratch::new();
+    let (log_path, database) = (scratch.at("log"), format!("{}/numbers.db", scratch.folder("data")));
+    let run = |policy: PluginPolicy, log: Option<&AuditLog>| {
+        let plugin = active("probe-stock", policy, library("probe-stock"), ());
+        if let Some(log) = log {
+            plugin.audit_to(log);
+            plugin.learn();
+        }
+        let answer = plugin.attempt("sqlite", &database);
+        plugin.unload_plugin().expect("it unloads");
+        fs::remove_file(&database).map_or(answer.clone(), |()| answer)
+    };
+    let done = Answer::Got(b"5050".to_vec());
+    assert_ne!(run(PluginPolicy::new(), None), done, "with nothing granted");
+    let log = AuditLog::open(&log_path).expect("a new file");
+    assert_eq!(run(PluginPolicy::new(), Some(&log)), done);
+    drop(log);
+
+    let mut suggester = GrantSuggester::new();
+    records(&log_path).iter().for_each(|record| suggester.add(record));
+    let permissions = suggester.finish().remove(0).permissions;
+    assert_eq!(
+        run(PluginPolicy::new().permissions(permissions.iter().cloned()), None),
+        done,
+        "{permissions:?}"
+    );
+}

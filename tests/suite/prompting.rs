@@ -134,12 +134,12 @@ fn nobody_is_asked_about_a_good_part_of_the_machine() {
     let by_std = |operation: &str, path: &str| plugin.attempt("fs", format!("{operation}\n{path}"));
     let events = plugin.events();
     let asked = rule_all(&plugin, Ruling::AllowAlways);
-    for path in ["/", "//", "/."] {
+    for path in ["/", "//", "/.", "/tmp", "/usr"] {
         assert_eq!(by_std("stat", path), got("folder"), "{path}: which it is on any system");
     }
     for (operation, path) in [
         ("names", "/"),
-        ("stat", "/etc"),
+        ("stat", "/usr/share"),
         ("names", "/etc"),
         ("names", "/usr/lib"),
         ("make folder", "/home/new"),

@@ -25,6 +25,13 @@ pub(crate) fn is_too_wide(path: &Path, is_folder: bool) -> bool {
     }
 }
 
+/// Whether this is a folder that any system has: that it is there tells nothing.
+pub(crate) fn is_any_systems(path: &Path) -> bool {
+    let mut parts = path.components().skip(1);
+    let top = parts.next().and_then(|part| part.as_os_str().to_str());
+    parts.next().is_none() && top.is_none_or(|top| SYSTEM_FOLDERS.contains(&top))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,6 +53,15 @@ mod tests {
             ("/tmp/work", true, false),
         ] {
             assert_eq!(is_too_wide(Path::new(path), is_folder), wide, "{path} {is_folder}");
+        }
+    }
+
+    #[test]
+    fn any_system_has_the_same_folders_at_its_root() {
+        for (path, known) in
+            [("/", true), ("/tmp", true), ("/usr", true), ("/data", false), ("/usr/lib", false)]
+        {
+            assert_eq!(is_any_systems(Path::new(path)), known, "{path}");
         }
     }
 }

@@ -101,10 +101,22 @@ impl Request<'_> {
         });
         match handed_out {
             Ok(Opened { file, resolved, rule, .. }) => {
+                // Two permissions were needed: whoever reads the record is to find both.
+                if right == Right::Both
+                    && self.instance.subject.is_heard()
+                    && let Ok(rule) =
+                        self.with_tree(Right::Read, |tree| tree.rule_for(&resolved, Right::Read))
+                {
+                    self.event(Attempt { permission: "file-read", ..attempt }, Some(&resolved), true, &rule);
+                }
                 self.event(attempt, Some(&resolved), true, &rule);
                 Answer::File { file, cloexec }
             }
-            Err(refused) => self.refuse(attempt, refused),
+            Err(refused) => {
+                let lacking = refused.wanted.as_ref().is_some_and(|wanted| wanted.name() == "file-read");
+                let permission = if lacking { "file-read" } else { permission };
+                self.refuse(Attempt { permission, ..attempt }, refused)
+            }
         }
     }
 

@@ -99,7 +99,13 @@ impl Instance {
             }
             let root = if right == Right::Write { &brokered.trees.write } else { &brokered.trees.read };
             let asks = self.subject.has_decider() && allowed.is_none();
-            let tree = Tree { root: root.as_fd(), grants: &grants, links: self.subject.links(), asks };
+            let tree = Tree {
+                root: root.as_fd(),
+                grants: &grants,
+                links: self.subject.links(),
+                asks,
+                learns: false,
+            };
             let opened = tree.judge(&named, right).and_then(|judged| Ok((open(&judged, right)?, judged)));
             let refused = match opened {
                 Ok((file, judged)) => {

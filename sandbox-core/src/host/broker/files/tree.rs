@@ -17,9 +17,10 @@ use super::super::requests::{Refused, Request};
 use super::named::{Named, Walk};
 use super::own::{open_again, resolved_path};
 use super::{by_handle, from_rustix};
+use crate::host::decider::Decider;
 use crate::host::links::Links;
 use crate::host::protected;
-use crate::host::wide::is_too_wide;
+use crate::host::wide::{is_any_systems, is_too_wide};
 use crate::shared::policy::{
     Grants, PERMISSION_FILE_READ, PERMISSION_FILE_WRITE, PluginPermission, Scope, Verdict,
 };
@@ -99,6 +100,8 @@ pub(super) struct Tree<'a> {
     pub(super) links: &'a Links,
     /// Whether somebody wants to be asked about what is not granted: it has to be found then.
     pub(super) asks: bool,
+    /// Whether everything is let through once.
+    pub(super) learns: bool,
 }
 
 /// An object that was found and judged.
@@ -139,7 +142,9 @@ impl Request<'_> {
         let trees = &self.brokered.trees;
         let root = if right.writes() { &trees.write } else { &trees.read };
         let (grants, links) = (self.grants(), self.instance.subject.links());
-        work(&Tree { root: root.as_fd(), grants: &grants, links, asks: self.may_ask() })
+        let asks = self.may_ask();
+        let learns = asks && matches!(self.instance.subject.decider(), Some(Decider::Learn));
+        work(&Tree { root: root.as_fd(), grants: &grants, links, asks, learns })
     }
 }
 
@@ -224,9 +229,12 @@ impl Tree<'_> {
             && !protected::closes(resolved, None, false)
     }
 
-    /// Whether the folder at `resolved` is above something that is granted: that it is there is no news.
+    /// Whether the folder at `resolved` is above something that is granted: that it is there is no news. Nor is it above what
+    /// may be granted in a moment, of a folder that any system has, or where everything is let through.
     fn is_on_the_way(&self, resolved: &Path) -> bool {
         self.grants.grants_below(resolved)
+            || (self.asks && is_any_systems(resolved))
+            || (self.learns && is_too_wide(resolved, true))
     }
 
     /// Refuses to walk at all where nothing could come of it: a walk alone tells something, wakes automounts and reaches
@@ -436,7 +444,7 @@ impl Tree<'_> {
     }
 
     /// The decision that opens `resolved`, in words; else the one that does not.
-    fn rule_for(&self, resolved: &Path, right: Right) -> Result<String, Closed> {
+    pub(super) fn rule_for(&self, resolved: &Path, right: Right) -> Result<String, Closed> {
         if !right.writes() && base::covers(resolved.as_os_str().as_bytes()) {
             return Ok("base profile".to_owned());
         }
@@ -489,7 +497,7 @@ impl Judged {
 }
 
 /// Why an object is closed.
-struct Closed {
+pub(super) struct Closed {
     rule: String,
     /// What would open it, if nobody has decided about it.
     wanted: Option<PluginPermission>,
@@ -561,7 +569,7 @@ pub(in super::super) fn find_in_sight(
     path: &Path,
     grants: &Grants,
 ) -> Result<OwnedFd, Lost> {
-    let tree = Tree { root, grants, links: &Links::default(), asks: false };
+    let tree = Tree { root, grants, links: &Links::default(), asks: false, learns: false };
     tree.find(path, Walk { follow: true, resolve: ResolveFlags::empty() })
 }
 
@@ -602,7 +610,13 @@ mod tests {
         let mut grants = Grants::default();
         grants.grant(PERMISSION_FILE_READ.scoped_to_path(scope).unwrap(), real);
         let named = Named::absolute(path.as_os_str().as_bytes().to_vec());
-        let tree = Tree { root: root.as_fd(), grants: &grants, links: &Links::default(), asks: false };
+        let tree = Tree {
+            root: root.as_fd(),
+            grants: &grants,
+            links: &Links::default(),
+            asks: false,
+            learns: false,
+        };
         let verdict = tree.judge(&named, Right::Read);
         verdict.map(|judged| judged.resolved).map_err(|refused| refused.errno)
     }
