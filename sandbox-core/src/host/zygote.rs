@@ -20,6 +20,7 @@ use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 
 use super::instance::Instance;
 use crate::error::PluginSandboxError;
+use crate::shared::errno::from_rustix;
 use crate::shared::sys::signals;
 use crate::shared::wire::WIRE_VERSION;
 use crate::shared::wire::packets;
@@ -90,10 +91,6 @@ impl std::fmt::Debug for Zygote {
 
 fn failed(what: &'static str) -> impl FnOnce(Errno) -> PluginSandboxError {
     move |errno| PluginSandboxError::Zygote { what, errno }
-}
-
-fn from_rustix(errno: rustix::io::Errno) -> Errno {
-    Errno::from_raw(errno.raw_os_error())
 }
 
 impl Zygote {

@@ -12,6 +12,8 @@ use rustix::mount::{
     fsmount, fsopen,
 };
 
+use crate::shared::errno::from_rustix;
+
 pub(crate) const DEVICE: &str = "/dev/fuse";
 
 /// Who may use what is mounted.
@@ -21,10 +23,6 @@ pub(crate) enum Users {
     Own,
     /// All that are in its user namespace, or in one of that one's.
     All,
-}
-
-fn from_rustix(errno: rustix::io::Errno) -> Errno {
-    Errno::from_raw(errno.raw_os_error())
 }
 
 /// A connection of its own to the kernel.

@@ -3,6 +3,7 @@
 //! Runs in any process. Owns every type that two processes must agree on. Names none of `host`, `zygote`, `helper`.
 
 pub(crate) mod empty_root;
+pub(crate) mod errno;
 pub(crate) mod fuse_mount;
 pub(crate) mod nearness;
 pub(crate) mod notes;

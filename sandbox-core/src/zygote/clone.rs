@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::sys::signal::SigSet;
 use rustix::fs::{Mode, OFlags};
 
+use crate::shared::errno::from_rustix;
 use crate::shared::sys::clone::{Cloned, clone_into_cgroup, clone_to_exec};
 use crate::shared::sys::inherited;
 use crate::shared::wire::role::Role;
@@ -38,7 +39,7 @@ pub(crate) fn helper(
 ) -> Result<(i32, OwnedFd), Errno> {
     // Opened afresh for each: the flags and the offset of one open file would be seen by all who share it.
     let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| Errno::from_raw(errno.raw_os_error()))?;
+        .map_err(from_rustix)?;
     let (image, null) = (mold.image.as_fd(), null.as_fd());
     let namespace = mold.empty_namespace.as_ref().map(AsFd::as_fd);
     let Some(cgroup) = cgroup else {

@@ -10,6 +10,7 @@ use nix::sched::CloneFlags;
 use nix::unistd::{Gid, Uid};
 use rustix::fs::{Mode, OFlags};
 
+use crate::shared::errno::from_rustix;
 use crate::shared::plan::caps::{IdRange, id_range};
 use crate::shared::sys::clone::{Cloned, clone_sibling};
 use crate::shared::sys::{inherited, signals};
@@ -49,7 +50,7 @@ fn launch(socket: BorrowedFd<'_>) -> Result<(Launch, OwnedFd), Errno> {
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWCGROUP;
     let image = rustix::fs::open("/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| Errno::from_raw(errno.raw_os_error()))?;
+        .map_err(from_rustix)?;
     let uid_map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let ids = if Uid::effective().is_root() { id_range(&uid_map) } else { None };
     let mut why = None;

@@ -16,6 +16,7 @@ use super::clone::{Ends, Mold};
 use super::launch::WITH_NAMESPACES;
 use super::tasks::Workshop;
 use super::{clone, orphans, reap, roots};
+use crate::shared::errno::from_rustix;
 use crate::shared::notes::Notes;
 use crate::shared::sys::{inherited, signals};
 use crate::shared::wire::WIRE_VERSION;
@@ -57,8 +58,7 @@ fn prepare(socket: BorrowedFd<'_>) -> Result<(Mold, Workshop, SignalFd), Errno> 
     let _ = rustix::process::umask(Mode::empty());
     // 3, 4 and 5 are where a helper's own descriptors go: held here, so that none to be moved there stands in the way.
     let open = |path: &str, flags| {
-        rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+        rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).map_err(from_rustix)
     };
     let held: Vec<OwnedFd> = (3..=5).map(|_| open("/dev/null", OFlags::RDONLY)).collect::<Result<_, _>>()?;
     let image = open("/proc/self/exe", OFlags::PATH)?;

@@ -14,6 +14,7 @@ use rustix::mount::{
 
 use super::reap::Living;
 use super::view;
+use crate::shared::errno::from_rustix;
 use crate::shared::fuse_mount::{self, Users};
 use crate::shared::sys::mount_attr::{self, Access};
 use crate::shared::wire::zygote::{HelperId, Name, NameKind, Task};
@@ -69,10 +70,6 @@ fn copy_folder(folder: &OwnedFd) -> Result<OwnedFd, Errno> {
     let copy = rustix::mount::open_tree(folder, "", flags).map_err(from_rustix)?;
     mount_attr::seal_tree(copy.as_fd(), Access::Read)?;
     Ok(copy)
-}
-
-fn from_rustix(errno: rustix::io::Errno) -> Errno {
-    Errno::from_raw(errno.raw_os_error())
 }
 
 fn new_folder() -> rustix::io::Result<OwnedFd> {

@@ -15,6 +15,7 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, unm
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::shared::empty_root;
+use crate::shared::errno::from_rustix;
 use crate::shared::notes::Notes;
 use crate::shared::sys::inherited;
 use crate::shared::sys::mount_attr::{self, Access};
@@ -22,10 +23,6 @@ use crate::shared::wire::report::Step;
 
 /// What anybody may do with the folders and files that are mounted upon: pass through.
 const READABLE: Mode = Mode::from_raw_mode(0o555);
-
-fn errno(errno: rustix::io::Errno) -> Errno {
-    Errno::from_raw(errno.raw_os_error())
-}
 
 /// Shows `program` at the path `at`, absolute and plain, to the helper with this id, which is a child of this process.
 pub(crate) fn show(
@@ -37,7 +34,7 @@ pub(crate) fn show(
     let copy = copy(program, Path::new(""))?;
     mount_attr::seal_tree(copy.as_fd(), Access::Execute)?;
     let helper =
-        pidfd_open(Pid::from_raw(helper).ok_or(Errno::ESRCH)?, PidfdFlags::empty()).map_err(errno)?;
+        pidfd_open(Pid::from_raw(helper).ok_or(Errno::ESRCH)?, PidfdFlags::empty()).map_err(from_rustix)?;
     setns(&helper, CloneFlags::CLONE_NEWNS)?;
     let placed = place(&copy, Path::new(OsStr::from_bytes(at)));
     if setns(home, CloneFlags::CLONE_NEWNS).is_err() {
@@ -50,7 +47,7 @@ pub(crate) fn show(
 fn copy(from: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    rustix::mount::open_tree(from, path, flags).map_err(errno)
+    rustix::mount::open_tree(from, path, flags).map_err(from_rustix)
 }
 
 fn place(program: &OwnedFd, at: &Path) -> Result<(), Errno> {
@@ -70,10 +67,10 @@ fn place(program: &OwnedFd, at: &Path) -> Result<(), Errno> {
 
 /// Takes away the program that was shown there before. What runs of it runs on.
 fn take_off(at: &Path) -> Result<(), Errno> {
-    let there = statx(CWD, at, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE).map_err(errno)?;
+    let there = statx(CWD, at, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE).map_err(from_rustix)?;
     let is_program = FileType::from_raw_mode(there.stx_mode.into()) == FileType::RegularFile;
     if is_program && there.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
-        unmount(at, UnmountFlags::DETACH).map_err(errno)?;
+        unmount(at, UnmountFlags::DETACH).map_err(from_rustix)?;
     }
     Ok(())
 }
@@ -82,11 +79,11 @@ fn take_off(at: &Path) -> Result<(), Errno> {
 /// them what others are shown.
 fn own_folder(first: &Path) -> Result<(), Errno> {
     let name = first.strip_prefix("/").map_err(|_| Errno::EINVAL)?;
-    let made = rustix::fs::mkdirat(writable(Path::new("/"))?, name, READABLE).map_err(errno);
+    let made = rustix::fs::mkdirat(writable(Path::new("/"))?, name, READABLE).map_err(from_rustix);
     if !matches!(made, Ok(()) | Err(Errno::EEXIST)) {
         return made;
     }
-    let device = |path: &Path| rustix::fs::stat(path).map(|stat| stat.st_dev).map_err(errno);
+    let device = |path: &Path| rustix::fs::stat(path).map(|stat| stat.st_dev).map_err(from_rustix);
     if device(first)? != device(Path::new("/"))? {
         return Ok(());
     }
@@ -101,7 +98,7 @@ fn prepare(base: &Path, rest: &Path) -> Result<(), Errno> {
     let base = writable(base)?;
     let exists = |made: rustix::io::Result<()>| match made {
         Err(rustix::io::Errno::EXIST) => Ok(()),
-        other => other.map_err(errno),
+        other => other.map_err(from_rustix),
     };
     let mut folder = PathBuf::new();
     for part in rest.parent().unwrap_or(Path::new("")) {
@@ -119,5 +116,5 @@ fn writable(base: &Path) -> Result<OwnedFd, Errno> {
 }
 
 fn mount(tree: &OwnedFd, at: &Path) -> Result<(), Errno> {
-    move_mount(tree, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(errno)
+    move_mount(tree, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(from_rustix)
 }

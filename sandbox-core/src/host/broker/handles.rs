@@ -15,6 +15,7 @@ use super::{base, revoke};
 use crate::host::decider::Ruling;
 use crate::host::lock::lock;
 use crate::host::mediated::View;
+use crate::shared::errno::from_rustix;
 use crate::shared::policy::{Grade, PluginPermission, Scope};
 
 /// What one plugin was handed.
@@ -46,11 +47,7 @@ impl Request<'_> {
             return Ok(file);
         }
         let failed = |errno: rustix::io::Errno| {
-            Refused::new(
-                Errno::from_raw(errno.raw_os_error()),
-                Some(resolved),
-                "what was opened is not known",
-            )
+            Refused::new(from_rustix(errno), Some(resolved), "what was opened is not known")
         };
         let stat = stat.map_or_else(|| fstat(&file).map_err(failed), Ok)?;
         let scope = Scope::of_object(resolved)

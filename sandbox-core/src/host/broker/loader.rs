@@ -15,6 +15,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::host::library::{LibraryError, Limits, Module, SealedLibrary, with_module};
 use crate::host::load::system_folders;
+use crate::shared::errno::from_rustix;
 
 /// The files that a helper may load.
 #[derive(Debug, Default)]
@@ -72,7 +73,7 @@ impl Served {
         let file = self.find(Path::new(OsStr::from_bytes(path)))?;
         let again = format!("/proc/self/fd/{}", file.as_raw_fd());
         let opened = rustix::fs::open(again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-        Some(opened.map_err(|errno| Errno::from_raw(errno.raw_os_error())))
+        Some(opened.map_err(from_rustix))
     }
 
     fn find(&self, path: &Path) -> Option<Arc<OwnedFd>> {

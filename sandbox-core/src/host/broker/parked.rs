@@ -20,6 +20,7 @@ use super::requests::{self, Request, Served};
 use crate::host::decider::Ruling;
 use crate::host::instance::Instance;
 use crate::host::lock::lock;
+use crate::shared::errno::from_rustix;
 use crate::shared::policy::PluginPermission;
 use crate::shared::sys::seccomp::{self, Notification};
 use crate::shared::wire::zygote::HelperId;
@@ -114,7 +115,7 @@ impl ParkingLot {
         let data = EventData::new_u64(MARK | number);
         let flags = parked.wait.events | EventFlags::ONESHOT;
         if let Err(errno) = epoll::add(&self.epoll, &parked.wait.socket, data, flags) {
-            return parked.answer(Errno::from_raw(errno.raw_os_error()));
+            return parked.answer(from_rustix(errno));
         }
         // The end of its helper may have come meanwhile, and it has forgotten those that it found.
         if parked.instance.brokered().is_none() {

@@ -13,6 +13,7 @@ use super::programs;
 use super::requests::{Answer, Attempt, Refused, Request};
 use crate::host::entry::apply_limits;
 use crate::host::procfs::{self, HostPid};
+use crate::shared::errno::from_rustix;
 
 const PERMISSION: &str = "process";
 const NO_EMPTY_ROOT: &str = "programs are started only where the helper's root is empty";
@@ -141,7 +142,7 @@ impl Request<'_> {
             return Some(Answer::Errno(Errno::EINVAL));
         };
         let sent = rustix::process::pidfd_send_signal(pidfd, signal);
-        Some(sent.map(|()| 0).map_err(|errno| Errno::from_raw(errno.raw_os_error())).into())
+        Some(sent.map(|()| 0).map_err(from_rustix).into())
     }
 
     /// Lets a call go on that is about the process `number`, if that is the caller.

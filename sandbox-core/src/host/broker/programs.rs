@@ -24,6 +24,7 @@ use crate::host::library::only_root_may_write;
 use crate::host::load::system_folders;
 use crate::host::lock::lock;
 use crate::host::{procfs, protected, stop};
+use crate::shared::errno::from_rustix;
 use crate::shared::policy::{Grants, PERMISSION_PROCESS, PluginPermission, Scope, Verdict};
 use crate::shared::wire::zygote::Task;
 
@@ -50,10 +51,6 @@ pub(super) struct Judged {
     /// The decision that lets it; `None` of the loader.
     pub(super) rule: Option<String>,
     handle: OwnedFd,
-}
-
-fn errno(errno: rustix::io::Errno) -> Errno {
-    Errno::from_raw(errno.raw_os_error())
 }
 
 /// Whether the grants of this moment let the plugin start what `path` leads to, and its interpreters: all of these.
@@ -136,7 +133,7 @@ fn may_start(handle: &OwnedFd, resolved: &Path, grants: &Grants) -> Result<Strin
             return Err(refuse("not granted").wanting(wanted));
         }
     };
-    let stat = fstat(handle).map_err(|error| Refused::new(errno(error), Some(resolved), "fstat"))?;
+    let stat = fstat(handle).map_err(|error| Refused::new(from_rustix(error), Some(resolved), "fstat"))?;
     if protected::closes(resolved, Some(&stat), false) {
         return Err(refuse(protected::RULE));
     }
@@ -153,7 +150,7 @@ fn is_program(stat: &Stat) -> bool {
 fn reopen(handle: &OwnedFd) -> Result<OwnedFd, Errno> {
     let again = format!("/proc/self/fd/{}", handle.as_raw_fd());
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    rustix::fs::open(again, flags, Mode::empty()).map_err(errno)
+    rustix::fs::open(again, flags, Mode::empty()).map_err(from_rustix)
 }
 
 /// What a script names as its interpreter, as the kernel reads it: execve(2).
@@ -171,7 +168,7 @@ pub(super) fn show(request: &Request<'_>, judged: &[Judged]) -> Result<(), Refus
     let mut shown = lock(&request.instance.family.shown);
     for Judged { at, resolved, handle, .. } in judged {
         let refuse = |errno, rule: &str| Refused::new(errno, Some(resolved), rule);
-        let stat = fstat(handle).map_err(|error| refuse(errno(error), "fstat"))?;
+        let stat = fstat(handle).map_err(|error| refuse(from_rustix(error), "fstat"))?;
         let identity = (stat.st_dev, stat.st_ino);
         if shown.get(at).is_some_and(|shown| shown.identity == identity) {
             continue;
@@ -330,7 +327,7 @@ fn is_in_system_folders(path: &Path) -> bool {
 /// The file at `resolved`, an ordinary one that was judged, through a tree whose files are never code.
 fn read_only(read: BorrowedFd<'_>, resolved: &Path, judged: &Stat) -> Result<OwnedFd, Errno> {
     let handle = find_plain(read, resolved)?;
-    let found = fstat(&handle).map_err(errno)?;
+    let found = fstat(&handle).map_err(from_rustix)?;
     let same = (found.st_dev, found.st_ino) == (judged.st_dev, judged.st_ino);
     if same { reopen(&handle) } else { Err(Errno::EACCES) }
 }

@@ -20,6 +20,7 @@ use crate::host::decider::{AccessRequest, Ruling};
 use crate::host::events::{EventKind, escape, escape_path};
 use crate::host::instance::Instance;
 use crate::host::procfs;
+use crate::shared::errno::from_rustix;
 use crate::shared::policy::{Grants, PluginPermission};
 use crate::shared::sys::seccomp::{self, Notification};
 
@@ -254,7 +255,7 @@ impl Request<'_> {
         } else {
             procfs::descriptor_of(self.notification.tid, number)
         };
-        let copy = copy.map_err(|errno| Errno::from_raw(errno.raw_os_error()))?;
+        let copy = copy.map_err(from_rustix)?;
         if self.still_waits() { Ok(copy) } else { Err(Errno::EINTR) }
     }
 

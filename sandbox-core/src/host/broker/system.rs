@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use super::base::{self, neutral_file, neutral_stat};
 use super::files::memory_file;
 use super::requests::{Answer, Attempt, Refused, Request};
+use crate::shared::errno::from_rustix;
 use crate::shared::policy::PERMISSION_SYSTEM;
 
 /// What is read of one file. On a machine with a thousand CPUs `/proc/cpuinfo` is a megabyte.
@@ -105,7 +106,7 @@ fn copy(path: &'static str) -> Result<OwnedFd, Errno> {
     // Without O_NONBLOCK a FIFO in its place would hold this thread.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let opened = rustix::fs::open(path, flags, Mode::empty());
-    let file = File::from(opened.map_err(|errno| Errno::from_raw(errno.raw_os_error()))?);
+    let file = File::from(opened.map_err(from_rustix)?);
     if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
         return Err(Errno::EACCES);
     }

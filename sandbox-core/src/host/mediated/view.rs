@@ -19,6 +19,7 @@ use crate::error::PluginSandboxError;
 use crate::host::broker::Access;
 use crate::host::lock::lock;
 use crate::host::zygote::Zygote;
+use crate::shared::errno::from_rustix;
 use crate::shared::fuse_mount::{self, Users};
 use crate::shared::policy::{Grade, PluginPermission};
 use crate::shared::sys::replace::replace;
@@ -162,7 +163,7 @@ impl View {
         // Without its name the kernel forgets it as soon as it is closed.
         self.line.tell(|kernel| kernel.inval_entry(INodeNo(ROOT), name.as_ref()));
         self.table.expect_no_more(number);
-        opened.map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+        opened.map_err(from_rustix)
     }
 
     /// Which of the served files `held` is open of, if it is one of them. Asks nobody but the kernel.

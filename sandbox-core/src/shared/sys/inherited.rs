@@ -5,6 +5,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
+use crate::shared::errno::from_rustix;
+
 /// Takes over a descriptor that this process was started with, at a number that its maker and it agree on.
 /// To be called once for each number, before anything else could have opened a file there.
 pub(crate) fn take(number: RawFd) -> Result<OwnedFd, Errno> {
@@ -18,8 +20,7 @@ pub(crate) fn take(number: RawFd) -> Result<OwnedFd, Errno> {
 /// As [`take`], and no program that this process starts gets it.
 pub(crate) fn take_for_good(number: RawFd) -> Result<OwnedFd, Errno> {
     let file = take(number)?;
-    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::CLOEXEC)
-        .map_err(|errno| Errno::from_raw(errno.raw_os_error()))?;
+    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::CLOEXEC).map_err(from_rustix)?;
     Ok(file)
 }
 

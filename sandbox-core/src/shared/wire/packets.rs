@@ -12,6 +12,7 @@ use rustix::net::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::shared::errno::from_rustix;
 use crate::shared::wire::zygote::MAX_PACKET_BYTES;
 
 /// The most descriptors that come with one packet.
@@ -48,7 +49,7 @@ fn send_with<M: Serialize>(
         match sendmsg(socket, &[IoSlice::new(packet)], &mut control, flags) {
             Ok(_) => return Ok(()),
             Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(Errno::from_raw(errno.raw_os_error())),
+            Err(errno) => return Err(from_rustix(errno)),
         }
     }
 }
@@ -64,7 +65,7 @@ pub(crate) fn receive<M: DeserializeOwned>(
         match recvmsg(socket, &mut [IoSliceMut::new(&mut buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
             Ok(got) => break got.bytes,
             Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(Errno::from_raw(errno.raw_os_error())),
+            Err(errno) => return Err(from_rustix(errno)),
         }
     };
     let mut descriptors = Vec::new();

@@ -12,12 +12,13 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, RenameFlags, Timestamps};
 
 use super::super::requests::{Answer, Attempt, Refused, Request};
+use super::by_handle;
 use super::folders::object;
 use super::named::Named;
 use super::tree::{Judged, Place, Right, Tree};
-use super::{by_handle, from_rustix};
 use crate::host::procfs::{HostPid, Status};
 use crate::host::protected;
+use crate::shared::errno::from_rustix;
 
 /// What no mode that a plugin asks for turns on.
 const RIGHTS_OF_ITS_OWN: u32 = libc::S_ISUID | libc::S_ISGID | libc::S_ISVTX;

@@ -15,12 +15,12 @@ use nix::errno::Errno;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat};
 
 use super::super::requests::{Answer, Attempt, Refused, Request};
-use super::from_rustix;
 use super::named::Named;
 use super::own::resolved_path;
 use super::tree::{Judged, Right, Tree, find_plain};
 use crate::host::lock::lock;
 use crate::host::procfs::{self, HostPid};
+use crate::shared::errno::from_rustix;
 use crate::shared::wire::zygote::{MAX_PACKET_BYTES, Name, NameKind, Task};
 
 /// How many folders a plugin may hold descriptors of that still lead somewhere.

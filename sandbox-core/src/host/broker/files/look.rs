@@ -11,9 +11,11 @@ use rustix::fs::{Access, AtFlags, CWD, FileType, Stat};
 
 use super::super::base;
 use super::super::requests::{Answer, Attempt, Refused, Request};
+use super::by_handle;
 use super::named::Named;
 use super::tree::{Judged, Right};
-use super::{by_handle, from_rustix};
+
+use crate::shared::errno::from_rustix;
 
 const PATH_MAX: usize = 4096;
 

@@ -16,8 +16,6 @@ mod tree;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use nix::errno::Errno;
-
 pub(crate) use self::folders::Folders;
 pub(super) use self::look::stat_bytes;
 pub(super) use self::open::memory_file;
@@ -32,10 +30,6 @@ pub(super) fn serve(request: &Request<'_>) -> Option<Answer> {
         .or_else(|| folders::serve(request))
         .or_else(|| change::serve(request))
         .or_else(|| held::serve(request))
-}
-
-fn from_rustix(errno: rustix::io::Errno) -> Errno {
-    Errno::from_raw(errno.raw_os_error())
 }
 
 /// The name by which this process reaches the very object behind `handle`, through the mount that it was found in.

@@ -12,9 +12,11 @@ use rustix::fs::{FileType, MemfdFlags, Mode, OFlags, SealFlags, Stat, fcntl_add_
 use super::super::base;
 use super::super::ledger::Access;
 use super::super::requests::{Answer, Attempt, Refused, Request};
+use super::by_handle;
 use super::named::Named;
 use super::tree::{Judged, Right, Tree};
-use super::{by_handle, from_rustix};
+
+use crate::shared::errno::from_rustix;
 
 /// How often a name may come and go under a call that would create it.
 const TRIES: usize = 8;

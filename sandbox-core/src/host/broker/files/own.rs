@@ -14,7 +14,9 @@ use nix::errno::Errno;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::path::DecInt;
 
-use super::{by_handle, from_rustix};
+use super::by_handle;
+
+use crate::shared::errno::from_rustix;
 
 const DESCRIPTORS: &str = "/proc/self/fd";
 

@@ -14,13 +14,14 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, fstatfs, maj
 
 use super::super::base;
 use super::super::requests::{Refused, Request};
+use super::by_handle;
 use super::named::{Named, Walk};
 use super::own::{open_again, resolved_path};
-use super::{by_handle, from_rustix};
 use crate::host::decider::Decider;
 use crate::host::links::Links;
 use crate::host::protected;
 use crate::host::wide::{is_any_systems, is_too_wide};
+use crate::shared::errno::from_rustix;
 use crate::shared::policy::{
     Grants, PERMISSION_FILE_READ, PERMISSION_FILE_WRITE, PluginPermission, Scope, Verdict,
 };

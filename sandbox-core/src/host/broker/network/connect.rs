@@ -14,9 +14,10 @@ use rustix::net::{AddressFamily, SocketFlags, socket_with};
 use super::address::Address;
 use super::connections::{Connections, Peer};
 use super::names::{self, Conversation};
-use super::sockets::{Socket, from_rustix};
+use super::sockets::Socket;
 use super::{Answer, Call, NETWORK, Request, relay};
 use crate::host::broker::parked::Wait;
+use crate::shared::errno::from_rustix;
 use crate::shared::policy::Grade;
 
 /// How long a connection may take to be made: the kernel itself gives up a little earlier.

@@ -14,10 +14,10 @@ use rustix::fs::fstat;
 use rustix::net::sockopt::socket_type;
 use rustix::net::{RecvFlags, Shutdown, SocketType, recv, shutdown};
 
-use super::sockets::from_rustix;
 use crate::host::events::EventKind;
 use crate::host::instance::Instance;
 use crate::host::stop::{self, NotStopped};
+use crate::shared::errno::from_rustix;
 use crate::shared::policy::{Grants, PluginPermission, Scope};
 use crate::shared::sys::sockets;
 

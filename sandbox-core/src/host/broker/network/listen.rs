@@ -13,9 +13,10 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, acceptfrom_with, socke
 
 use super::address::{self, Address};
 use super::connections::Connections;
-use super::sockets::{Socket, from_rustix};
+use super::sockets::Socket;
 use super::{Answer, Call, NETWORK, Request, memory, relay};
 use crate::host::broker::parked::Wait;
+use crate::shared::errno::from_rustix;
 use crate::shared::policy::{Grade, NetworkScope, Scope};
 
 fn listening(at: SocketAddr) -> Scope {

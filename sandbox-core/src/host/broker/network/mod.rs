@@ -26,12 +26,13 @@ use self::connections::Connections;
 use self::names::Names;
 pub(crate) use self::names::is_resolver_file;
 pub(crate) use self::relay::Relays;
-use self::sockets::{Socket, from_rustix};
+use self::sockets::Socket;
 use super::requests::{Answer, Attempt, Refused, Request};
 use super::{Brokered, memory};
 use crate::host::cause::Cause;
 use crate::host::instance::Instance;
 use crate::host::lock::lock;
+use crate::shared::errno::from_rustix;
 use crate::shared::policy::{Grants, NetworkScope, PERMISSION_NETWORK, PluginPermission, Scope, Verdict};
 
 const NETWORK: &str = "network";

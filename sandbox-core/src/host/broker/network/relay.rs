@@ -22,9 +22,10 @@ use rustix::net::{
 };
 
 use super::names::{Conversation, Lookups};
-use super::sockets::{Socket, from_rustix};
+use super::sockets::Socket;
 use crate::error::PluginSandboxError;
 use crate::host::lock::lock;
+use crate::shared::errno::from_rustix;
 use crate::shared::sys::signals;
 use crate::shared::wire::zygote::HelperId;
 

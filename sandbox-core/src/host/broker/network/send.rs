@@ -9,9 +9,10 @@ use rustix::net::{SendFlags, send, sendto};
 
 use super::address::{Address, as_peer};
 use super::connections::Peer;
-use super::sockets::{Socket, from_rustix};
+use super::sockets::Socket;
 use super::{Answer, Call, Request, memory};
 use crate::host::broker::parked::Wait;
+use crate::shared::errno::from_rustix;
 
 /// How much is sent at once: of a stream no more than this is taken, a datagram cannot be longer.
 const MOST_BYTES: usize = 256 << 10;

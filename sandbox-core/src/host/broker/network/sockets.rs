@@ -13,6 +13,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fstat};
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{AddressFamily, SocketType, getsockname};
 
+use crate::shared::errno::from_rustix;
 use crate::shared::sys::sockets;
 
 /// The shortest time that a socket can be told to wait: the kernel makes one tick of its clock of it.
@@ -25,10 +26,6 @@ pub(super) struct Socket {
     pub(super) inode: u64,
     pub(super) family: AddressFamily,
     pub(super) kind: SocketType,
-}
-
-pub(super) fn from_rustix(errno: rustix::io::Errno) -> Errno {
-    Errno::from_raw(errno.raw_os_error())
 }
 
 impl Socket {

@@ -13,9 +13,10 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket
 
 use super::super::files::{Lost, find_in_sight, resolved_path};
 use super::connections::{Connections, Peer};
-use super::sockets::{Socket, from_rustix};
+use super::sockets::Socket;
 use super::{Answer, Call, Request};
 use crate::host::protected;
+use crate::shared::errno::from_rustix;
 use crate::shared::policy::{NetworkScope, Scope};
 
 impl Request<'_> {
