@@ -5,17 +5,17 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use nix::errno::Errno;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 
+use super::files::open_again;
 use crate::host::library::{LibraryError, Limits, Module, SealedLibrary, with_module};
 use crate::host::load::system_folders;
-use crate::shared::errno::from_rustix;
 
 /// The files that a helper may load.
 #[derive(Debug, Default)]
@@ -71,9 +71,7 @@ impl Served {
     /// The file to be loaded as `path`, opened afresh: one open shared by two would share its offset.
     pub(crate) fn open(&self, path: &[u8]) -> Option<Result<OwnedFd, Errno>> {
         let file = self.find(Path::new(OsStr::from_bytes(path)))?;
-        let again = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let opened = rustix::fs::open(again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-        Some(opened.map_err(from_rustix))
+        Some(open_again(&file, OFlags::RDONLY | OFlags::CLOEXEC))
     }
 
     fn find(&self, path: &Path) -> Option<Arc<OwnedFd>> {

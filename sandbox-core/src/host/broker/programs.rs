@@ -7,14 +7,14 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use rustix::fs::{FileType, Mode, OFlags, Stat, fstat};
+use rustix::fs::{FileType, OFlags, Stat, fstat};
 
-use super::files::{find_in_sight, find_plain, find_real, resolved_path, stat_bytes};
+use super::files::{find_in_sight, find_plain, find_real, open_again, resolved_path, stat_bytes};
 use super::processes::as_the_kernel_walks;
 use super::requests::{Answer, Attempt, Refused, Request};
 use crate::host::cause::Cause;
@@ -148,9 +148,7 @@ fn is_program(stat: &Stat) -> bool {
 }
 
 fn reopen(handle: &OwnedFd) -> Result<OwnedFd, Errno> {
-    let again = format!("/proc/self/fd/{}", handle.as_raw_fd());
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    rustix::fs::open(again, flags, Mode::empty()).map_err(from_rustix)
+    open_again(handle, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY)
 }
 
 /// What a script names as its interpreter, as the kernel reads it: execve(2).
@@ -351,7 +349,7 @@ mod tests {
         ] {
             let path = folder.path().join("script");
             std::fs::write(&path, text).unwrap();
-            let handle = rustix::fs::open(&path, OFlags::PATH, Mode::empty()).unwrap();
+            let handle = rustix::fs::open(&path, OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
             assert_eq!(interpreter_of(&handle), expected.map(PathBuf::from), "{text:?}");
         }
     }

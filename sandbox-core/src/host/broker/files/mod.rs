@@ -19,7 +19,7 @@ use std::path::PathBuf;
 pub(crate) use self::folders::Folders;
 pub(super) use self::look::stat_bytes;
 pub(super) use self::open::memory_file;
-pub(super) use self::own::{keep_folder, resolved_path};
+pub(super) use self::own::{keep_folder, open_again, resolved_path};
 pub(super) use self::tree::{Lost, find_in_sight, find_plain, find_real};
 use super::requests::{Answer, Request};
 

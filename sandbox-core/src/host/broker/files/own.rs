@@ -36,7 +36,7 @@ pub(in super::super) fn keep_folder() {
 }
 
 /// Opens the very object behind `handle`.
-pub(super) fn open_again(handle: &OwnedFd, flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(in super::super) fn open_again(handle: &OwnedFd, flags: OFlags) -> Result<OwnedFd, Errno> {
     let opened = FOLDER.with(|folder| match folder.get() {
         Some(folder) => rustix::fs::openat(folder, DecInt::from_fd(handle), flags, Mode::empty()),
         None => rustix::fs::open(by_handle(handle), flags, Mode::empty()),
