@@ -14,6 +14,8 @@ use crate::shared::policy::PluginPermission;
 pub enum Cause {
     /// The host asked for it.
     Unloaded,
+    /// The host shuts all of its plugins down.
+    HostShutdown,
     /// The plugin called `exit`.
     Exited {
         /// The exit code.
@@ -65,6 +67,11 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Whether the host wanted it to end, and it is not a crash.
+    pub fn was_asked_for(&self) -> bool {
+        matches!(self, Self::Unloaded | Self::HostShutdown)
+    }
+
     /// What to do about it, where something can be done.
     pub fn help(&self) -> Option<String> {
         Some(match self {
@@ -101,6 +108,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unloaded => f.write_str("it was unloaded"),
+            Self::HostShutdown => f.write_str("the host shut down"),
             Self::Exited { code } => write!(f, "it exited with code {code}"),
             Self::Signal { signal } => match Signal::try_from(*signal) {
                 Ok(name) => write!(f, "it was ended by {name}"),
@@ -144,7 +152,7 @@ pub(crate) fn derive(status: i32, max_rss_kib: u64, evidence: &Evidence) -> Caus
     if signal == 0 {
         let code = (status >> 8) & 0xff;
         return match &evidence.decided {
-            Some(Cause::Unloaded) => Cause::Unloaded,
+            Some(asked) if asked.was_asked_for() => asked.clone(),
             // It was quicker than the signal.
             _ => Cause::Exited { code },
         };
@@ -186,8 +194,11 @@ mod tests {
         let limited = Evidence { memory_limit_mb: Some(100), ..Evidence::default() };
         let deadline = Cause::Deadline { operation: Operation::Call, timeout: Duration::from_secs(5) };
         let decided = Evidence { decided: Some(deadline.clone()), ..Evidence::default() };
+        let shut_down = Evidence { decided: Some(Cause::HostShutdown), ..Evidence::default() };
         for (status, rss, evidence, cause) in [
             (3 << 8, 0, &none, Cause::Exited { code: 3 }),
+            (0, 0, &shut_down, Cause::HostShutdown),
+            (libc::SIGKILL, 0, &shut_down, Cause::HostShutdown),
             (libc::SIGSEGV, 0, &none, Cause::Signal { signal: libc::SIGSEGV }),
             (libc::SIGSEGV | 0x80, 0, &none, Cause::Signal { signal: libc::SIGSEGV }),
             (libc::SIGSYS, 0, &none, Cause::ForbiddenCall),

@@ -368,7 +368,7 @@ impl Entry {
             // It has not lived to be unloaded, or a service has unloaded it meanwhile: it is unloaded all the same.
             self.subject.settle(PluginState::Crashed, PluginState::Unloaded);
             return match cause {
-                Cause::Unloaded => Ok(()),
+                cause if cause.was_asked_for() => Ok(()),
                 cause => Err(self.ended(Operation::Unload, cause)),
             };
         }
@@ -389,7 +389,7 @@ impl Entry {
         // A service may hold this very sandbox, which would keep itself for ever.
         drop(instance.take_app());
         match cause {
-            Cause::Unloaded => Ok(()),
+            cause if cause.was_asked_for() => Ok(()),
             cause => Err(self.ended(Operation::Unload, cause)),
         }
     }

@@ -260,7 +260,7 @@ impl Subject {
         }
         standing.ended = Some(cause.clone());
         if standing.state != PluginState::Unloaded {
-            let to = if *cause == Cause::Unloaded { PluginState::Unloaded } else { PluginState::Crashed };
+            let to = if cause.was_asked_for() { PluginState::Unloaded } else { PluginState::Crashed };
             self.move_to(&mut standing, to);
         }
         drop(standing);
