@@ -62,6 +62,11 @@ pub enum Cause {
     },
     /// A request of its kept a broker's worker from coming to an end.
     Stalled,
+    /// A person ended it, through the host's monitor. Nobody but a person should start it again.
+    ByOperator {
+        /// The user who asked for it.
+        uid: u32,
+    },
     /// The zygote ended, and all helpers with it.
     ZygoteLost,
 }
@@ -126,6 +131,7 @@ impl fmt::Display for Cause {
                 write!(f, "it still had {object} in its hands when {permission} was revoked")
             }
             Self::Stalled => f.write_str("a request of its stalled the broker, and it was killed"),
+            Self::ByOperator { uid } => write!(f, "an operator (uid {uid}) ended it through the monitor"),
             Self::ZygoteLost => f.write_str("the zygote ended, and its helpers with it"),
         }
     }
