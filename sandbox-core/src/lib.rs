@@ -40,8 +40,8 @@ pub use host::audit::{
 pub use host::library::{ExplainedModule, LibraryError};
 pub use host::{
     AccessRequest, App, Cause, Diagnosis, EnforcementReport, EventKind, Fact, Inspection, LayerReport,
-    Operation, PluginHandle, PluginPolicy, PluginSandbox, PluginSandboxManager, PluginState, Ruling,
-    SandboxEvent, ServiceRequest, doctor, inspect, inspect_with, run,
+    MemoryMeter, Operation, PluginHandle, PluginPolicy, PluginSandbox, PluginSandboxManager, PluginState,
+    ResourceUsage, Ruling, SandboxEvent, ServiceRequest, Used, doctor, inspect, inspect_with, run,
 };
 pub use plugin_abi::{ErrorKind, PluginMetadata};
 pub use shared::policy::{

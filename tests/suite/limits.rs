@@ -339,3 +339,31 @@ fn a_change_of_limits_that_is_refused_changes_none_of_them() {
     plugin.set_resource_limits(before.max_memory_mb(300).max_file_handles(40)).expect("within eight times");
     assert!(plugin.attempt("alloc", "140").got_it(), "and is raised where nothing is refused");
 }
+
+#[test]
+fn what_a_plugin_uses_is_readable_while_it_runs_and_after_its_end() {
+    let plugin = PluginSandbox::new("probe", PluginPolicy::new().limits(patient())).expect("a sandbox");
+    assert_eq!(plugin.resource_usage(), None, "it was never loaded");
+    let plugin = probe_with(PluginPolicy::new().limits(patient()));
+    let usage = || plugin.resource_usage().expect("it was loaded");
+    assert!(plugin.attempt("spin", "100").got_it());
+    assert!(plugin.attempt("alloc", "50").got_it());
+    plugin.call("print", b"x").expect("it prints");
+    let now =
+        rig::wait::until("what it printed to be read", || Some(usage()).filter(|now| now.printed_bytes > 0));
+    assert!(!now.ended);
+    assert!(now.activation_cpu_time >= Duration::from_millis(100), "{now:?}");
+    assert!(now.memory_bytes.now >= 50 << 20 && now.memory_bytes.peak >= now.memory_bytes.now, "{now:?}");
+    assert!(now.memory_bytes.peak < 100 << 20, "{now:?}");
+    assert_eq!((now.threads.now, now.processes.now, now.network_connections.now), (0, 0, 0));
+    if let Some(handles) = now.file_handles {
+        assert_eq!(handles.now, 0);
+    }
+    assert!(plugin.attempt("free", "").got_it());
+    let freed = usage();
+    assert!(freed.memory_bytes.now < 50 << 20 && freed.memory_bytes.peak >= 50 << 20, "{freed:?}");
+    plugin.unload_plugin().expect("it ends");
+    let last = usage();
+    assert!(last.ended && last.memory_bytes.now == 0, "{last:?}");
+    assert!(last.memory_bytes.peak >= 50 << 20 && last.cpu_time >= freed.cpu_time, "{last:?}");
+}

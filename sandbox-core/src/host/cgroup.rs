@@ -105,6 +105,12 @@ impl Group {
         Some(format!("memory.max: {}", max.trim()))
     }
 
+    /// How many bytes are charged to it, and the most that were: from Linux 5.19 on.
+    pub(crate) fn memory(&self) -> Option<(u64, Option<u64>)> {
+        let number = |file: &str| fs::read_to_string(self.folder.join(file)).ok()?.trim().parse().ok();
+        Some((number("memory.current")?, number("memory.peak")))
+    }
+
     /// Whether the kernel has killed a member for want of memory.
     pub(crate) fn was_out_of_memory(&self) -> bool {
         let events = fs::read_to_string(self.folder.join("memory.events")).unwrap_or_default();

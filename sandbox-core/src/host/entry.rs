@@ -27,6 +27,7 @@ use super::procfs;
 use super::report::EnforcementReport;
 use super::runtime::Runtime;
 use super::subject::Subject;
+use super::usage::ResourceUsage;
 use super::verify::kernel_label;
 use crate::error::PluginSandboxError;
 use crate::shared::plan::rlimits;
@@ -123,6 +124,11 @@ impl Entry {
     /// The helper of the last load, whether it lives or not.
     pub(crate) fn instance(&self) -> Option<Arc<Instance>> {
         lock(&self.current).instance.clone()
+    }
+
+    /// What the helper of the last load uses, or has used; `None` if there never was one.
+    pub(crate) fn usage(&self) -> Option<ResourceUsage> {
+        self.instance().map(|instance| instance.usage())
     }
 
     /// Changes the limits, of a running helper too.

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::lock::lock;
@@ -25,6 +25,8 @@ pub(crate) struct Family {
     pub(super) shown: Mutex<HashMap<PathBuf, Shown>>,
     starting: Mutex<Vec<Starting>>,
     spent: Mutex<Spent>,
+    /// The most processes that were seen, or started, at once.
+    most: AtomicU64,
 }
 
 /// A program in a helper's root.
@@ -78,7 +80,14 @@ impl Family {
         let children_before = procfs::children_of_thread(tid);
         starting.push(Starting { tid, children_before, since: Instant::now() });
         self.has_started.store(true, Ordering::Release);
+        let most = u64::try_from(living).unwrap_or(u64::MAX).saturating_add(1);
+        self.most.fetch_max(most, Ordering::AcqRel);
         true
+    }
+
+    /// The most processes that there were at once beside the helper, as far as it was seen.
+    pub(crate) fn most(&self) -> u64 {
+        self.most.load(Ordering::Acquire)
     }
 
     /// The CPU time of everything that `helper` has started, as far as it was seen: at least that much was spent.

@@ -27,10 +27,11 @@ use super::procfs::HostPid;
 use super::runtime::Core;
 use super::service_calls::{Backlog, ServiceCall};
 use super::subject::Subject;
+use super::usage::ResourceUsage;
 use crate::shared::wire::control::{Bytes, CallId, Fault, FromHelper, LoadFault, ToHelper};
 use crate::shared::wire::frame::{self, ENVELOPE_BYTES};
 use crate::shared::wire::report::HelperReport;
-use crate::shared::wire::zygote::HelperId;
+use crate::shared::wire::zygote::{HelperId, Reaped};
 
 /// How many of the largest messages may lie in the host's memory, either way, for a plugin that calls services faster than
 /// they are run or reads slower than they answer. An honest one holds what it sends and gets in its own memory too.
@@ -108,6 +109,8 @@ pub(crate) struct Instance {
     end: Mutex<Option<Cause>>,
     ended: Condvar,
     printed: Mutex<Vec<u8>>,
+    printed_bytes: AtomicU64,
+    pub(super) usage: Mutex<ResourceUsage>,
     pub(super) cpu: Mutex<CpuBudget>,
     /// Held while its processes are stopped.
     pub(super) stopping: Mutex<()>,
@@ -160,6 +163,8 @@ impl Instance {
             end: Mutex::new(None),
             ended: Condvar::new(),
             printed: Mutex::default(),
+            printed_bytes: AtomicU64::new(0),
+            usage: Mutex::default(),
             cpu: Mutex::new(cpu),
             stopping: Mutex::new(()),
         }
@@ -341,10 +346,16 @@ impl Instance {
 
     /// Keeps the last of what the plugin prints.
     pub(crate) fn print(&self, bytes: &[u8]) {
+        self.printed_bytes.fetch_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
         let mut printed = lock(&self.printed);
         printed.extend_from_slice(bytes);
         let over = printed.len().saturating_sub(KEPT_OUTPUT_BYTES);
         printed.drain(..over);
+    }
+
+    /// How much it has printed.
+    pub(super) fn printed_bytes(&self) -> u64 {
+        self.printed_bytes.load(Ordering::Relaxed)
     }
 
     /// The last of what the plugin has printed, escaped but for line ends and tabs.
@@ -392,10 +403,12 @@ impl Instance {
     }
 
     /// The zygote has reaped it.
-    pub(crate) fn has_exited(self: &Arc<Self>, status: i32, max_rss_kib: u64) {
+    pub(crate) fn has_exited(self: &Arc<Self>, reaped: &Reaped) {
+        let Reaped { status, max_rss_kib, cpu_time } = *reaped;
         if let Some(core) = self.core.upgrade() {
             core.reactor.forget(self.id); // reads what it had printed last
         }
+        self.end_usage(Some((cpu_time, max_rss_kib)));
         let said_out_of_memory = {
             let printed = lock(&self.printed);
             let tail = printed.get(printed.len().saturating_sub(4096)..).unwrap_or_default();
@@ -430,6 +443,7 @@ impl Instance {
         if let Some(core) = self.core.upgrade() {
             core.reactor.forget(self.id);
         }
+        self.end_usage(None);
         self.finish(decided.unwrap_or(Cause::ZygoteLost));
     }
 

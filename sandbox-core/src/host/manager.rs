@@ -17,6 +17,7 @@ use super::messages::Exchange;
 use super::policy::PluginPolicy;
 use super::protected;
 use super::sandbox::{PluginHandle, PluginSandbox};
+use super::usage::ResourceUsage;
 use crate::error::PluginSandboxError;
 use crate::shared::nearness::distance;
 use crate::shared::policy::{Grade, PluginId, PluginPermission, ResourceLimits};
@@ -241,6 +242,14 @@ impl PluginSandboxManager {
     /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin).
     pub fn get_resource_limits(&self, id: &str) -> Result<ResourceLimits, PluginSandboxError> {
         Ok(self.entry(id)?.subject().limits())
+    }
+
+    /// [`PluginSandbox::resource_usage`] of the plugin `id`.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin).
+    pub fn get_resource_usage(&self, id: &str) -> Result<Option<ResourceUsage>, PluginSandboxError> {
+        Ok(self.entry(id)?.usage())
     }
 
     /// [`PluginSandbox::set_resource_limits`] of the plugin `id`.

@@ -17,6 +17,7 @@ use super::lifecycle::PluginState;
 use super::load;
 use super::policy::PluginPolicy;
 use super::report::EnforcementReport;
+use super::usage::ResourceUsage;
 use crate::error::{PermissionDeniedError, PluginSandboxError};
 use crate::shared::policy::{Grade, Grants, PluginId, PluginPermission, ResourceLimits};
 
@@ -291,6 +292,12 @@ impl PluginSandbox {
         u32::try_from(instance.pid.0).ok()
     }
 
+    /// How much of the machine the plugin uses, and the most that it has used, since its last load; after its end too. `None`
+    /// if it was never loaded.
+    pub fn resource_usage(&self) -> Option<ResourceUsage> {
+        self.entry.usage()
+    }
+
     /// The last 64 KiB of what the plugin has printed, with control characters escaped.
     pub fn printed(&self) -> String {
         self.entry.instance().map(|instance| instance.printed()).unwrap_or_default()
@@ -334,6 +341,11 @@ impl PluginHandle {
     /// As [`PluginSandbox::call`].
     pub fn call(&self, method: &str, payload: &[u8]) -> Result<Vec<u8>, PluginSandboxError> {
         self.sandbox.call(method, payload)
+    }
+
+    /// [`PluginSandbox::resource_usage`].
+    pub fn resource_usage(&self) -> Option<ResourceUsage> {
+        self.sandbox.resource_usage()
     }
 
     /// What stands between it and the machine.

@@ -26,7 +26,7 @@ use crate::shared::wire::WIRE_VERSION;
 use crate::shared::wire::packets;
 use crate::shared::wire::report::Failure;
 use crate::shared::wire::role::Role;
-use crate::shared::wire::zygote::{FromZygote, HelperId, Launch, Task, TaskId, ToZygote};
+use crate::shared::wire::zygote::{FromZygote, HelperId, Launch, Reaped, Task, TaskId, ToZygote};
 
 /// How long the zygote may take to be ready.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -80,7 +80,7 @@ struct Book {
     unsent: Vec<TaskId>,
     living: HashMap<HelperId, Weak<Instance>>,
     /// Ends that came before their instance was entered.
-    early: HashMap<HelperId, (i32, u64)>,
+    early: HashMap<HelperId, Reaped>,
 }
 
 impl std::fmt::Debug for Zygote {
@@ -199,9 +199,9 @@ impl Zygote {
     /// From now on the end of the helper `id` is `instance`'s.
     pub(crate) fn enter(&self, id: HelperId, instance: &Arc<Instance>) {
         let mut book = self.book();
-        if let Some((status, max_rss_kib)) = book.early.remove(&id) {
+        if let Some(reaped) = book.early.remove(&id) {
             drop(book);
-            instance.has_exited(status, max_rss_kib);
+            instance.has_exited(&reaped);
         } else if book.lost {
             drop(book);
             instance.zygote_lost();
@@ -248,16 +248,16 @@ impl Zygote {
                         let _ = waiting.send(made);
                     }
                 }
-                FromZygote::Exited { id, status, max_rss_kib } => {
+                FromZygote::Exited { id, reaped } => {
                     let mut book = self.book();
                     match book.living.remove(&id) {
                         Some(instance) => {
                             drop(book);
                             if let Some(instance) = instance.upgrade() {
-                                instance.has_exited(status, max_rss_kib);
+                                instance.has_exited(&reaped);
                             }
                         }
-                        None => drop(book.early.insert(id, (status, max_rss_kib))),
+                        None => drop(book.early.insert(id, reaped)),
                     }
                 }
                 FromZygote::Launched(_) | FromZygote::Ready { .. } | FromZygote::LaunchFailed { .. } => break,

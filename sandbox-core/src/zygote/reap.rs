@@ -13,9 +13,9 @@ pub(crate) type Living = HashMap<i32, HelperId>;
 
 /// Reaps all that have ended.
 pub(crate) fn all(socket: BorrowedFd<'_>, living: &mut Living) {
-    while let Some(reaped) = reap_one() {
-        if let Some(id) = living.remove(&reaped.pid) {
-            let exited = FromZygote::Exited { id, status: reaped.status, max_rss_kib: reaped.max_rss_kib };
+    while let Some((pid, reaped)) = reap_one() {
+        if let Some(id) = living.remove(&pid) {
+            let exited = FromZygote::Exited { id, reaped };
             // If the host is gone the loop's next read says so.
             let _ = packets::send(socket, &exited, &[]);
         }

@@ -1,18 +1,14 @@
 //! wait4(2): reaping with the resources that the process used. Runs in the zygote, which is the helpers' parent.
 
+use std::time::Duration;
+
 use nix::errno::Errno;
 
-/// A child that has ended.
-pub(crate) struct Reaped {
-    pub(crate) pid: i32,
-    /// The wait status as the kernel has it.
-    pub(crate) status: i32,
-    /// The most memory it ever had resident, in KiB.
-    pub(crate) max_rss_kib: u64,
-}
+use crate::shared::wire::zygote::Reaped;
 
-/// Reaps one child that has ended, if there is one. Only for a process all of whose children are ours.
-pub(crate) fn reap_one() -> Option<Reaped> {
+/// Reaps one child that has ended, if there is one; its id, and how it ended. Only for a process all of whose children are
+/// ours.
+pub(crate) fn reap_one() -> Option<(i32, Reaped)> {
     let mut status = 0;
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: both pointers are to live, writable values of the types that wait4 fills.
@@ -21,6 +17,16 @@ pub(crate) fn reap_one() -> Option<Reaped> {
     let usage = unsafe { usage.assume_init() };
     match Errno::result(pid) {
         Ok(0) | Err(_) => None,
-        Ok(pid) => Some(Reaped { pid, status, max_rss_kib: u64::try_from(usage.ru_maxrss).unwrap_or(0) }),
+        Ok(pid) => {
+            let max_rss_kib = u64::try_from(usage.ru_maxrss).unwrap_or(0);
+            let cpu_time = time(usage.ru_utime).saturating_add(time(usage.ru_stime));
+            Some((pid, Reaped { status, max_rss_kib, cpu_time }))
+        }
     }
+}
+
+fn time(time: libc::timeval) -> Duration {
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    Duration::from_secs(seconds)
+        .saturating_add(Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0)))
 }

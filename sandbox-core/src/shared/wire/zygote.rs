@@ -1,6 +1,7 @@
 //! The messages between host, launcher and zygote, over their SOCK_SEQPACKET socket; one packet each.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +74,17 @@ pub(crate) enum NameKind {
     Link,
 }
 
+/// How a process has ended, and what it had used: wait4(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Reaped {
+    /// The wait status as the kernel has it.
+    pub(crate) status: i32,
+    /// The most memory it ever had resident, in KiB.
+    pub(crate) max_rss_kib: u64,
+    /// The CPU time of its threads, and of the children that it had waited for.
+    pub(crate) cpu_time: Duration,
+}
+
 /// What launcher and zygote say to the host.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum FromZygote {
@@ -99,11 +111,10 @@ pub(crate) enum FromZygote {
         id: HelperId,
         errno: i32,
     },
-    /// A helper has ended, with its wait status and the most memory it had resident.
+    /// A helper has ended.
     Exited {
         id: HelperId,
-        status: i32,
-        max_rss_kib: u64,
+        reaped: Reaped,
     },
     /// The launcher could make no zygote.
     LaunchFailed {

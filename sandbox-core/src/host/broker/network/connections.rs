@@ -7,6 +7,8 @@
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -40,6 +42,8 @@ pub(super) struct Connections {
     look_at: usize,
     /// Has each of them in it for as long as it is open, under its inode number.
     open: Option<OwnedFd>,
+    /// The most connections that there were at once.
+    most: Arc<AtomicU64>,
 }
 
 /// One socket: whom it reaches, if anybody, and where it can be reached.
@@ -73,7 +77,7 @@ pub(super) struct Peer(pub(super) Vec<Scope>);
 
 impl Default for Connections {
     fn default() -> Self {
-        Self { sockets: HashMap::new(), look_at: LOOK_AT, open: None }
+        Self { sockets: HashMap::new(), look_at: LOOK_AT, open: None, most: Arc::default() }
     }
 }
 
@@ -128,6 +132,31 @@ impl Connections {
         !full(self)
     }
 
+    /// How many connections there are.
+    pub(super) fn live(&mut self, instance: &Instance) -> u64 {
+        self.forget_closed(instance);
+        u64::try_from(self.sockets.values().filter(|socket| socket.counts()).count()).unwrap_or(u64::MAX)
+    }
+
+    /// Where the most that there were at once is counted.
+    pub(super) fn most(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.most)
+    }
+
+    /// One more socket has become a connection.
+    fn count(&mut self) {
+        let counted = |open: Option<&HashSet<u64>>| {
+            let is_open = |inode: &u64| open.is_none_or(|open| open.contains(inode));
+            let all = self.sockets.iter().filter(|(inode, socket)| socket.counts() && is_open(inode));
+            u64::try_from(all.count()).unwrap_or(u64::MAX)
+        };
+        // Some may be closed: that is looked at only if it could matter.
+        if counted(None) > self.most.load(Ordering::Relaxed) {
+            let open = self.open.as_ref().and_then(members);
+            self.most.fetch_max(counted(open.as_ref()), Ordering::Relaxed);
+        }
+    }
+
     fn forget_closed(&mut self, instance: &Instance) {
         let Some(open) = self.open.as_ref().and_then(members) else { return };
         let closed: Vec<Socket> =
@@ -151,6 +180,7 @@ impl Connections {
     pub(super) fn accepted(&mut self, inode: u64, at: Scope, line: Option<u64>) {
         let socket = Socket { bound: Some(at), accepted: true, line, ..Socket::default() };
         self.sockets.insert(inode, socket);
+        self.count();
     }
 
     /// The socket reaches `peer` too.
@@ -164,6 +194,9 @@ impl Connections {
             return;
         }
         socket.peers.push(peer);
+        if socket.peers.len() == 1 {
+            self.count();
+        }
     }
 
     /// The socket reaches nobody any more.

@@ -16,7 +16,8 @@ mod unix;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use nix::errno::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
@@ -32,20 +33,37 @@ use super::{Brokered, memory};
 use crate::host::cause::Cause;
 use crate::host::instance::Instance;
 use crate::host::lock::lock;
+use crate::host::usage::Used;
 use crate::shared::errno::from_rustix;
 use crate::shared::policy::{Grants, NetworkScope, PERMISSION_NETWORK, PluginPermission, Scope, Verdict};
 
 const NETWORK: &str = "network";
 
 /// What the broker knows of one plugin's network.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Network {
     connections: Mutex<Connections>,
+    /// The most connections that there were at once: read while somebody else holds them.
+    most: Arc<AtomicU64>,
     names: Mutex<Names>,
     /// Held while somebody is asked about a name.
     asking: Mutex<()>,
     /// Whether the kernel lets the host have copies of the plugin's descriptors.
     reachable: OnceLock<bool>,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        let connections = Connections::default();
+        let most = connections.most();
+        Self {
+            connections: Mutex::new(connections),
+            most,
+            names: Mutex::default(),
+            asking: Mutex::default(),
+            reachable: OnceLock::new(),
+        }
+    }
 }
 
 /// Serves a call on a socket; `None` if this is none.
@@ -71,6 +89,17 @@ impl Network {
     /// Whom the plugin's sockets reach. Held by whoever judges, acts by that and remembers it, until it has.
     fn connections(&self) -> MutexGuard<'_, Connections> {
         lock(&self.connections)
+    }
+
+    /// How many connections there are, and the most that there were.
+    pub(crate) fn live(&self, instance: &Instance) -> Used {
+        let now = self.connections().live(instance);
+        Used { now, peak: self.most().max(now) }
+    }
+
+    /// The most connections that there were at once.
+    pub(crate) fn most(&self) -> u64 {
+        self.most.load(Ordering::Relaxed)
     }
 
     /// The names that it was told. Taken after `connections`, by whoever holds both.
