@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "loads plugins unconfined and closes descriptors of child processes")]
 
 pub mod answer;
+pub mod causes;
 pub mod child;
 pub mod events;
 pub mod inventory;

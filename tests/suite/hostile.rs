@@ -3,6 +3,7 @@
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use rig::causes::short;
 use rig::child::{self, Part};
 use rig::events::expect;
 use rig::plugins::{Attempts, explained};
@@ -95,17 +96,17 @@ fn a_service_that_unloads_its_own_plugin_while_an_unload_deactivates_it_unloads_
 fn a_plugin_that_breaks_while_an_unload_deactivates_it_is_unloaded_with_its_cause_told() {
     let timeout = std::time::Duration::from_millis(300);
     for (misdeed, cause) in [
-        ("abort", Cause::Signal { signal: libc::SIGABRT }),
-        ("segfault", Cause::Signal { signal: libc::SIGSEGV }),
-        ("exit", Cause::Exited { code: 3 }),
-        ("ptrace", Cause::ForbiddenCall),
-        ("hang", Cause::Deadline { operation: Operation::Deactivate, timeout }),
+        ("abort", "SIGABRT"),
+        ("segfault", "SIGSEGV"),
+        ("exit", "exit 3"),
+        ("ptrace", "forbidden ptrace"),
+        ("hang", "deadline deactivate"),
     ] {
         let plugin = life(ResourceLimits::default().deactivate_timeout(timeout), App::new());
         let (helper, events) = (watch(plugin.process_id().expect("it lives")), plugin.events());
         plugin.call("at_deactivate", misdeed.as_bytes()).expect("it answers");
         let error = unload_in_time(&plugin).expect_err(misdeed);
-        assert_eq!(cause_of(&error), &cause, "{misdeed}");
+        assert_eq!(short(cause_of(&error)), cause, "{misdeed}");
         let PluginSandboxError::Ended { operation: Operation::Unload, .. } = &error else {
             panic!("{misdeed}: {}", explained(&error))
         };
@@ -115,7 +116,7 @@ fn a_plugin_that_breaks_while_an_unload_deactivates_it_is_unloaded_with_its_caus
             EventKind::Ended { cause } => Some(cause.clone()),
             _ => None,
         });
-        assert_eq!(told, cause, "{misdeed}");
+        assert_eq!(&told, cause_of(&error), "{misdeed}");
         plugin.load_plugin(library("probe-life")).expect("it loads again");
     }
 }

@@ -26,8 +26,16 @@ pub enum Cause {
         /// The signal's number.
         signal: i32,
     },
-    /// A system call that no plugin makes by accident: the kernel ended the process with SIGSYS.
-    ForbiddenCall,
+    /// A system call that no plugin makes by accident, and that no permission opens. It was not made: it was ended instead.
+    ForbiddenCall {
+        /// Its name. `None` if the kernel ended the process by itself, with SIGSYS, and told nobody why: for a call of another
+        /// architecture, or of x32.
+        call: Option<&'static str>,
+        /// Its number, where that is known.
+        number: Option<i64>,
+        /// Its arguments, as registers; zeros where they are not known.
+        arguments: [u64; 6],
+    },
     /// It could not go on without memory over its limit.
     Memory {
         /// The limit, in MiB.
@@ -96,8 +104,8 @@ impl Cause {
                 };
                 format!("if it is not hanging, raise {field}")
             }
-            Self::ForbiddenCall => {
-                "the plugin, or a library of its, asks for what no plugin gets: ask its vendor".into()
+            Self::ForbiddenCall { .. } => {
+                "the plugin, or a library of its, asks for what no permission opens: ask its vendor".into()
             }
             Self::Revoked { permission, .. } => format!(
                 "to take {} back from a plugin that goes on, grant it as Grade::Mediated; to let it keep what it has, \
@@ -119,7 +127,16 @@ impl fmt::Display for Cause {
                 Ok(name) => write!(f, "it was ended by {name}"),
                 Err(_) => write!(f, "it was ended by signal {signal}"),
             },
-            Self::ForbiddenCall => f.write_str("it made a forbidden system call (SIGSYS)"),
+            Self::ForbiddenCall { call: Some(call), arguments, .. } => {
+                write!(f, "it tried a forbidden system call: {call}(")?;
+                for (index, argument) in arguments.iter().enumerate() {
+                    write!(f, "{}{argument:#x}", if index == 0 { "" } else { ", " })?;
+                }
+                f.write_str(")")
+            }
+            Self::ForbiddenCall { .. } => {
+                f.write_str("it tried a system call of another architecture (SIGSYS)")
+            }
             Self::Memory { limit_mb } => write!(f, "it ran out of its {limit_mb} MiB of memory"),
             Self::CpuTime { limit_sec } => write!(f, "it used up its {limit_sec} s of CPU time"),
             Self::Deadline { operation, timeout } => {
@@ -170,7 +187,7 @@ pub(crate) fn derive(status: i32, max_rss_kib: u64, evidence: &Evidence) -> Caus
         return evidence.decided.clone().unwrap_or(Cause::Signal { signal });
     }
     if signal == libc::SIGSYS {
-        return Cause::ForbiddenCall;
+        return Cause::ForbiddenCall { call: None, number: None, arguments: [0; 6] };
     }
     // A page that was mapped and is not served any more.
     if let (libc::SIGBUS, Some(refused)) = (signal, &evidence.refused) {
@@ -207,7 +224,7 @@ mod tests {
             (libc::SIGKILL, 0, &shut_down, Cause::HostShutdown),
             (libc::SIGSEGV, 0, &none, Cause::Signal { signal: libc::SIGSEGV }),
             (libc::SIGSEGV | 0x80, 0, &none, Cause::Signal { signal: libc::SIGSEGV }),
-            (libc::SIGSYS, 0, &none, Cause::ForbiddenCall),
+            (libc::SIGSYS, 0, &none, Cause::ForbiddenCall { call: None, number: None, arguments: [0; 6] }),
             (libc::SIGKILL, 0, &decided, deadline.clone()),
             (libc::SIGSEGV, 0, &decided, Cause::Signal { signal: libc::SIGSEGV }),
             (libc::SIGBUS, 0, &refused, revoked),

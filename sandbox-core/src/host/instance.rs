@@ -386,6 +386,16 @@ impl Instance {
         }
     }
 
+    /// Ends it for what it has done, which counts even where its end was asked for and it is on its way out.
+    pub(crate) fn kill_guilty(&self, why: Cause) {
+        let mut ending = lock(&self.ending);
+        if ending.decided.as_ref().is_none_or(Cause::was_asked_for) {
+            ending.decided = Some(why);
+        }
+        drop(ending);
+        self.kill(None);
+    }
+
     /// Whether its end was asked for.
     pub(crate) fn is_being_ended(&self) -> bool {
         lock(&self.ending).decided.is_some()

@@ -12,6 +12,7 @@ use crate::shared::plan::HelperPlan;
 use crate::shared::plan::caps::securebits;
 use crate::shared::plan::namespaces::RootPlan;
 use crate::shared::plan::rlimits::Resource;
+use crate::shared::plan::seccomp::LEAST_PROGRAMS;
 use crate::shared::policy::{Layer, LayerPolicy, PluginId};
 use crate::shared::wire::report::{Failure, HelperReport, Step};
 
@@ -285,8 +286,8 @@ fn seccomp(seen: &Seen<'_>, status: &Status) -> Finding {
         "Seccomp: {mode}, {filters} filters, listener {}{wait}",
         if seen.has_listener { "taken" } else { "not had" }
     );
-    // Three of ours; there may be more, of a container's. One thread, so that none was left out.
-    let stacked = filters.parse::<u32>().is_ok_and(|filters| filters >= 3);
+    // There may be more than ours, of a container's. One thread, so that none was left out.
+    let stacked = filters.parse::<u32>().is_ok_and(|filters| filters >= LEAST_PROGRAMS);
     let stands = mode == "2" && stacked && seen.has_listener && status.get("Threads") == "1";
     Finding::when(stands, evidence, || why(seen, &[Step::Seccomp]))
 }

@@ -14,12 +14,11 @@ use crate::shared::wire::report::{Call, Step};
 pub(crate) fn install(around: Surroundings, notes: &mut Notes) -> Option<(OwnedFd, bool)> {
     let programs = programs(around, std::process::id()).map_err(|_| Errno::EINVAL);
     let programs = notes.tried(Step::Seccomp, Call::Seccomp, programs)?;
-    let listener = notes.tried(Step::Seccomp, Call::Seccomp, install_notifying_filter(&programs.notify));
     notes.tried(Step::Seccomp, Call::Seccomp, install_filter(&programs.known));
     if let Some(trap) = &programs.trap {
         notes.tried(Step::Seccomp, Call::Sigaction, answer_stats());
         notes.tried(Step::Seccomp, Call::Seccomp, install_filter(trap));
     }
-    notes.tried(Step::Seccomp, Call::Seccomp, install_filter(&programs.kill));
-    listener
+    // The last: it holds whoever installs another.
+    notes.tried(Step::Seccomp, Call::Seccomp, install_notifying_filter(&programs.notify))
 }

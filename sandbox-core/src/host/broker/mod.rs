@@ -6,6 +6,7 @@
 
 mod base;
 mod files;
+mod forbidden;
 mod handles;
 mod held;
 mod ledger;

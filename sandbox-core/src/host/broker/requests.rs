@@ -15,7 +15,7 @@ use nix::errno::Errno;
 
 use super::parked::Wait;
 use super::prompts::MOST_FOR_ONE;
-use super::{Brokered, files, machine, memory, network, processes, programs, refused};
+use super::{Brokered, files, forbidden, machine, memory, network, processes, programs, refused};
 use crate::host::decider::{AccessRequest, Ruling};
 use crate::host::events::{EventKind, escape, escape_path};
 use crate::host::instance::Instance;
@@ -186,7 +186,8 @@ impl Request<'_> {
     }
 
     fn answer(&self) -> Answer {
-        let served = processes::serve(self).or_else(|| programs::serve(self));
+        let served = forbidden::serve(self).or_else(|| processes::serve(self));
+        let served = served.or_else(|| programs::serve(self));
         let served = served.or_else(|| files::serve(self)).or_else(|| network::serve(self));
         served.or_else(|| machine::serve(self)).unwrap_or_else(|| refused::serve(self))
     }

@@ -1,29 +1,33 @@
 //! The final filter: the programs that say what the table says.
 //!
 //! Pure. Owns how the table is told to the kernel. Up to four programs are stacked, of which the kernel takes the strictest answer
-//! (seccomp(2)): one kills, one knows what exists at all, one sends to the broker; one traps where there is no empty root.
+//! (seccomp(2)): one ends what is not of this architecture, one knows what exists at all, one sends to the host; one traps where
+//! there is no empty root.
 
 use std::collections::BTreeMap;
 
 use seccompiler::SeccompCmpOp::MaskedEq;
 use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompFilter, SeccompRule, TargetArch};
 
-pub(crate) use super::seccomp_table::Surroundings;
+pub(crate) use super::seccomp_table::{Surroundings, forbidden};
 use super::seccomp_table::{Verdict, arg, table};
 
 use crate::shared::sys::seccomp::sock_filter;
 
-/// The programs, in the order in which they are installed: each would refuse the installing of the one before it.
+/// The programs, in the order in which they are installed: the last one lets no other be installed.
 pub(crate) struct Programs {
-    /// Sends to the broker; comes with the listener.
-    pub(crate) notify: Vec<sock_filter>,
-    /// ENOSYS for what is not in the table, so that the next C library's next call falls back.
+    /// ENOSYS for what is not in the table, so that the next C library's next call falls back. Ends the process for another
+    /// architecture's calls and x32's, whose numbers mean something else.
     pub(crate) known: Vec<sock_filter>,
     /// Traps a stat by descriptor, for the handler in `sys::trap`; only where there is no empty root.
     pub(crate) trap: Option<Vec<sock_filter>>,
-    /// Ends the process; also for another architecture's calls and x32's.
-    pub(crate) kill: Vec<sock_filter>,
+    /// Sends to the host what the broker serves, and what it ends the process for; comes with the listener. Nothing of that is
+    /// done by the kernel unless the host says so, and without a listener it is ENOSYS.
+    pub(crate) notify: Vec<sock_filter>,
 }
+
+/// How many of them stand everywhere.
+pub(crate) const LEAST_PROGRAMS: u32 = 2;
 
 /// seccompiler has no user notification: this data of its `Trace` marks the place where one goes.
 const MARKER: u32 = 0x5a5a;
@@ -51,24 +55,18 @@ fn compile(
 /// # Errors
 /// Only if seccompiler refuses the table, which a test rules out.
 pub(crate) fn programs(around: Surroundings, own_pid: u32) -> Result<Programs, BackendError> {
-    let (mut asked, mut known, mut killed) = (Rules::new(), Rules::new(), Rules::new());
+    let (mut asked, mut known) = (Rules::new(), Rules::new());
     for (nr, verdict) in table(around, own_pid)? {
+        known.insert(nr, vec![]);
         match verdict {
-            Verdict::Kill => drop(killed.insert(nr, vec![])),
-            Verdict::Allow => drop(known.insert(nr, vec![])),
-            Verdict::Ask => {
-                known.insert(nr, vec![]);
-                asked.insert(nr, vec![]);
-            }
+            Verdict::Allow => {}
+            Verdict::Ask | Verdict::Kill => drop(asked.insert(nr, vec![])),
             Verdict::AskIf(lists) => {
-                known.insert(nr, vec![]);
                 let rules: Result<_, _> = lists.into_iter().map(SeccompRule::new).collect();
                 asked.insert(nr, rules?);
             }
         }
     }
-    // What the last program kills, the ones before it must let through: `known` would answer ENOSYS before it is there.
-    known.extend(killed.keys().map(|nr| (*nr, vec![])));
 
     let mut notify = compile(asked, SeccompAction::Allow, SeccompAction::Trace(MARKER))?;
     let marked = libc::SECCOMP_RET_TRACE | MARKER;
@@ -77,8 +75,7 @@ pub(crate) fn programs(around: Surroundings, own_pid: u32) -> Result<Programs, B
         instruction.k = libc::SECCOMP_RET_USER_NOTIF;
     }
     let enosys = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
-    let known = compile(known, enosys, SeccompAction::Allow)?;
-    let kill = compile(killed, SeccompAction::Allow, SeccompAction::KillProcess)?;
+    let known = x32_first(compile(known, enosys, SeccompAction::Allow)?);
     let trap = if around.empty_root {
         None
     } else {
@@ -87,7 +84,7 @@ pub(crate) fn programs(around: Surroundings, own_pid: u32) -> Result<Programs, B
         let rules = Rules::from([(libc::SYS_newfstatat, vec![by_descriptor])]);
         Some(compile(rules, SeccompAction::Allow, SeccompAction::Trap)?)
     };
-    Ok(Programs { notify, known, trap, kill: x32_first(kill) })
+    Ok(Programs { known, trap, notify })
 }
 
 /// x32's calls carry this architecture's mark and a bit in the number: they end the process before anything is compared.
@@ -156,7 +153,7 @@ mod tests {
 
     fn becomes_on(arch: u32, nr: u32, args: [u64; 6]) -> Becomes {
         let programs = programs(Surroundings { empty_root: true }, PID).unwrap();
-        let all = [&programs.notify, &programs.known, &programs.kill];
+        let all = [&programs.notify, &programs.known];
         // The strictest counts: as signed numbers, the least.
         let strictest =
             all.iter().map(|p| evaluate(p, arch, nr, args).cast_signed() & !0xffff).min().unwrap();
@@ -179,7 +176,7 @@ mod tests {
 
     #[test]
     fn each_call_becomes_what_the_table_says() {
-        use Becomes::{Allowed, Asked, Killed, Refused};
+        use Becomes::{Allowed, Asked, Refused};
         let rows: &[(&str, libc::c_long, &[u64], Becomes)] = &[
             ("read", libc::SYS_read, &[], Allowed),
             ("futex", libc::SYS_futex, &[], Allowed),
@@ -209,9 +206,9 @@ mod tests {
             ("SO_PEERCRED", libc::SYS_getsockopt, &[3, 1, 17], Asked),
             ("SIOCGIFCONF", libc::SYS_ioctl, &[3, 0x8912], Asked),
             ("execve", libc::SYS_execve, &[], Asked),
-            ("ptrace", libc::SYS_ptrace, &[], Killed),
-            ("seccomp", libc::SYS_seccomp, &[], Killed),
-            ("mount", libc::SYS_mount, &[], Killed),
+            ("ptrace", libc::SYS_ptrace, &[], Asked),
+            ("seccomp", libc::SYS_seccomp, &[], Asked),
+            ("mount", libc::SYS_mount, &[], Asked),
             ("clone3", libc::SYS_clone3, &[], Refused(libc::ENOSYS)),
             ("io_uring_setup", libc::SYS_io_uring_setup, &[], Refused(libc::ENOSYS)),
             ("statx", libc::SYS_statx, &[], Refused(libc::ENOSYS)),
@@ -259,13 +256,24 @@ mod tests {
     }
 
     #[test]
-    fn each_program_lets_the_next_one_be_installed() {
-        let programs = programs(Surroundings { empty_root: true }, PID).unwrap();
+    fn each_program_lets_the_next_one_be_installed_and_the_last_no_other() {
+        let programs = programs(Surroundings { empty_root: false }, PID).unwrap();
         let seccomp = libc::SYS_seccomp as u32;
-        for program in [&programs.notify, &programs.known] {
+        for program in [&programs.known, &programs.trap.unwrap()] {
             assert_eq!(evaluate(program, ARCH, seccomp, [0; 6]), libc::SECCOMP_RET_ALLOW);
         }
-        assert_eq!(evaluate(&programs.kill, ARCH, seccomp, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
+        assert_eq!(evaluate(&programs.notify, ARCH, seccomp, [0; 6]), libc::SECCOMP_RET_USER_NOTIF);
+    }
+
+    #[test]
+    fn what_ends_the_process_is_never_decided_by_the_kernel_alone_and_has_a_name() {
+        let programs = programs(Surroundings { empty_root: true }, PID).unwrap();
+        let forbidden: Vec<_> = (0..600).filter_map(|nr| Some((nr, forbidden(nr)?))).collect();
+        assert!(forbidden.contains(&(libc::SYS_ptrace, "ptrace")) && forbidden.len() > 40, "{forbidden:?}");
+        for (nr, name) in forbidden {
+            let answer = evaluate(&programs.notify, ARCH, u32::try_from(nr).unwrap(), [0; 6]);
+            assert_eq!(answer, libc::SECCOMP_RET_USER_NOTIF, "{name}");
+        }
     }
 
     #[test]

@@ -23,7 +23,8 @@ pub(super) enum Verdict {
     Ask,
     /// It waits for the broker if all conditions of one of the lists hold, and goes ahead otherwise.
     AskIf(Vec<Vec<SeccompCondition>>),
-    /// The process ends: nobody tries this by accident.
+    /// The process ends: nobody tries this by accident. The call waits for the host, which is told which one it was, and ends
+    /// the process instead of answering.
     Kill,
 }
 
@@ -178,6 +179,70 @@ fn clock_of_another(own_pid: u32) -> Result<Vec<SeccompCondition>, BackendError>
     let own = [0, own_pid].into_iter().flat_map(|pid| (0..3).map(move |which| (!pid << 3) | which));
     let others = own.map(|clock| SeccompCondition::new(0, SeccompCmpArgLen::Dword, Ne, u64::from(clock)));
     [Ok(negative)].into_iter().chain(others).collect()
+}
+
+macro_rules! forbidden {
+    ($($(#[$cfg:meta])* $call:ident;)*) => {
+        /// Calls that end the process, and their names.
+        const FORBIDDEN: [(libc::c_long, &str); [$($(#[$cfg])* stringify!($call)),*].len()] =
+            [$($(#[$cfg])* (libc::$call, stringify!($call))),*];
+    };
+}
+
+forbidden! {
+    SYS_seccomp;
+    SYS_ptrace;
+    SYS_process_vm_readv;
+    SYS_process_vm_writev;
+    SYS_process_madvise;
+    SYS_pidfd_getfd;
+    SYS_kcmp;
+    SYS_bpf;
+    SYS_perf_event_open;
+    SYS_userfaultfd;
+    SYS_mount;
+    SYS_umount2;
+    SYS_pivot_root;
+    SYS_chroot;
+    SYS_fsopen;
+    SYS_fsmount;
+    SYS_fsconfig;
+    SYS_fspick;
+    SYS_open_tree;
+    SYS_move_mount;
+    SYS_mount_setattr;
+    SYS_setns;
+    SYS_unshare;
+    SYS_open_by_handle_at;
+    SYS_keyctl;
+    SYS_add_key;
+    SYS_request_key;
+    SYS_init_module;
+    SYS_finit_module;
+    SYS_delete_module;
+    SYS_kexec_load;
+    SYS_reboot;
+    SYS_swapon;
+    SYS_swapoff;
+    SYS_acct;
+    SYS_quotactl;
+    SYS_settimeofday;
+    SYS_clock_settime;
+    SYS_clock_adjtime;
+    SYS_sethostname;
+    SYS_setdomainname;
+    SYS_syslog;
+    SYS_vhangup;
+    #[cfg(target_arch = "x86_64")] SYS_iopl;
+    #[cfg(target_arch = "x86_64")] SYS_ioperm;
+    #[cfg(target_arch = "x86_64")] SYS_modify_ldt;
+    #[cfg(target_arch = "x86_64")] SYS_kexec_file_load;
+}
+
+/// The name of this call, if nobody makes it and lives.
+pub(crate) fn forbidden(nr: i64) -> Option<&'static str> {
+    let row = FORBIDDEN.iter().find(|(forbidden, _)| *forbidden == nr);
+    row.map(|(_, name)| name.trim_start_matches("SYS_"))
 }
 
 pub(super) fn table(around: Surroundings, own_pid: u32) -> Result<BTreeMap<i64, Verdict>, BackendError> {
@@ -455,55 +520,6 @@ pub(super) fn table(around: Surroundings, own_pid: u32) -> Result<BTreeMap<i64, 
     row(&[libc::SYS_fcntl], AskIf(vec![none_of(1, FCNTL_HARMLESS.map(|command| command as u64))?]));
     row(&[libc::SYS_ioctl], AskIf(vec![none_of(1, IOCTL_HARMLESS)?]));
 
-    row(
-        &[
-            libc::SYS_seccomp,
-            libc::SYS_ptrace,
-            libc::SYS_process_vm_readv,
-            libc::SYS_process_vm_writev,
-            libc::SYS_process_madvise,
-            libc::SYS_pidfd_getfd,
-            libc::SYS_kcmp,
-            libc::SYS_bpf,
-            libc::SYS_perf_event_open,
-            libc::SYS_userfaultfd,
-            libc::SYS_mount,
-            libc::SYS_umount2,
-            libc::SYS_pivot_root,
-            libc::SYS_chroot,
-            libc::SYS_fsopen,
-            libc::SYS_fsmount,
-            libc::SYS_fsconfig,
-            libc::SYS_fspick,
-            libc::SYS_open_tree,
-            libc::SYS_move_mount,
-            libc::SYS_mount_setattr,
-            libc::SYS_setns,
-            libc::SYS_unshare,
-            libc::SYS_open_by_handle_at,
-            libc::SYS_keyctl,
-            libc::SYS_add_key,
-            libc::SYS_request_key,
-            libc::SYS_init_module,
-            libc::SYS_finit_module,
-            libc::SYS_delete_module,
-            libc::SYS_kexec_load,
-            libc::SYS_reboot,
-            libc::SYS_swapon,
-            libc::SYS_swapoff,
-            libc::SYS_acct,
-            libc::SYS_quotactl,
-            libc::SYS_settimeofday,
-            libc::SYS_clock_settime,
-            libc::SYS_clock_adjtime,
-            libc::SYS_sethostname,
-            libc::SYS_setdomainname,
-            libc::SYS_syslog,
-            libc::SYS_vhangup,
-        ],
-        Kill,
-    );
-    #[cfg(target_arch = "x86_64")]
-    row(&[libc::SYS_iopl, libc::SYS_ioperm, libc::SYS_modify_ldt, libc::SYS_kexec_file_load], Kill);
+    row(&FORBIDDEN.map(|(nr, _)| nr), Kill);
     Ok(table)
 }
