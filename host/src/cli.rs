@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
+use containment::Group;
 use sandbox_core::{Layer, PluginId, PluginPermission, ResourceLimits};
 
 pub(crate) use calls::{Call, Calls, Output, Payload};
@@ -86,6 +87,28 @@ const DOCTOR_EXAMPLES: &str = "\
 Exits with 0 if every layer that a load requires stands, with 1 if one does
 not, with 3 if nothing could be tried.";
 
+const PROVE_EXAMPLES: &str = "\
+Examples:
+  plugin-host prove
+  plugin-host prove --group network --group files
+  plugin-host prove --row 'mounts' --json
+  plugin-host prove --list
+
+Each row is tried in the sandbox, with nothing granted and with the most that
+must not open it, and by the same code where nothing confines it, in a child
+with small limits. What is not shown held, but the control did not do here what
+the attempt must not: only root may, or this kernel does not have it. Nothing
+of it changes the machine.
+
+The probes are plugins: libprobe.so, libprobe_constructor.so, libprobe_life.so.
+cargo build --release --workspace puts them beside this program.
+
+Exits with 0 if nothing was found that is not held, with 1 if something was,
+with 2 if the probes are not there, with 3 if the sandbox could not be had.";
+
+/// How the program is told to play a control.
+pub(crate) const PROVE_CONTROL: &str = "prove-control";
+
 /// Runs native plugins confined, each in a process of its own that has given up every authority.
 #[derive(Debug, Parser)]
 #[command(name = "plugin-host", version, propagate_version = true, max_term_width = 110)]
@@ -110,6 +133,12 @@ pub(crate) enum Command {
     /// Reads an audit log back: lists it, sums it up, or suggests the grants that a run needed.
     #[command(after_help = AUDIT_EXAMPLES)]
     Audit(AuditArgs),
+    /// Tries on this machine what no plugin may do, and shows what came of each attempt.
+    #[command(after_help = PROVE_EXAMPLES)]
+    Prove(ProveArgs),
+    /// What `prove` starts: an attempt where nothing confines it.
+    #[command(name = PROVE_CONTROL, hide = true)]
+    ProveControl,
     /// Prints the completions for a shell.
     Completions {
         /// The shell.
@@ -237,6 +266,29 @@ pub(crate) struct AuditArgs {
     pub(crate) json: bool,
 }
 
+/// `plugin-host prove`.
+#[derive(Debug, Args)]
+pub(crate) struct ProveArgs {
+    /// Only the rows of this group. Can be given several times.
+    #[arg(long = "group", value_name = "GROUP")]
+    pub(crate) groups: Vec<Group>,
+    /// Only rows in whose name this stands. Can be given several times.
+    #[arg(long = "row", value_name = "NAME")]
+    pub(crate) rows: Vec<String>,
+    /// Where the probes' libraries are [default: beside this program].
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) probes: Option<PathBuf>,
+    /// Goes on without a layer where this machine does not have it, to see what still holds.
+    #[arg(long = "best-effort", value_name = "LAYER")]
+    pub(crate) best_effort: Vec<Layer>,
+    /// Prints one JSON object on stdout instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Names the rows and what holds them, and tries none.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) list: bool,
+}
+
 impl Command {
     /// The command as it was typed.
     pub(crate) fn name(&self) -> &'static str {
@@ -245,6 +297,8 @@ impl Command {
             Self::Inspect(_) => "inspect",
             Self::Doctor(_) => "doctor",
             Self::Audit(_) => "audit",
+            Self::Prove(_) => "prove",
+            Self::ProveControl => PROVE_CONTROL,
             Self::Completions { .. } => "completions",
         }
     }
@@ -256,7 +310,8 @@ impl Command {
             Self::Inspect(args) => args.json,
             Self::Doctor(args) => args.json,
             Self::Audit(args) => args.json,
-            Self::Completions { .. } => false,
+            Self::Prove(args) => args.json,
+            Self::ProveControl | Self::Completions { .. } => false,
         }
     }
 }

@@ -32,6 +32,15 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => end(&cli.command, failure),
         },
+        Command::Prove(args) if args.list => match commands::prove::list(args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => end(&cli.command, failure),
+        },
+        Command::Prove(args) => match commands::prove::execute(args) {
+            Ok(code) => code,
+            Err(failure) => end(&cli.command, failure),
+        },
+        Command::ProveControl => end(&cli.command, commands::prove::control()),
         Command::Completions { shell } => match commands::completions::execute(*shell) {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => end(&cli.command, failure),

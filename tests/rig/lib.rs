@@ -3,13 +3,10 @@
 //! Runs in the test programs, which are the host applications of these tests.
 //! Owns the meaning of a probe's answer, and every wait, each of which has a deadline.
 //! Never confines, limits or re-environs the test program itself: that goes into a child.
-#![allow(unsafe_code, reason = "loads plugins unconfined and closes descriptors of child processes")]
 
-pub mod answer;
 pub mod causes;
 pub mod child;
 pub mod events;
-pub mod inventory;
 pub mod libraries;
 pub mod plugins;
 pub mod scratch;
@@ -17,7 +14,7 @@ pub mod servers;
 pub mod unconfined;
 pub mod wait;
 
-pub use answer::Answer;
+pub use containment::{Answer, inventory};
 pub use libraries::library;
 pub use plugins::{active, loaded, probe, probe_with};
 pub use scratch::Scratch;

@@ -34,10 +34,7 @@ pub fn library(package: &str) -> PathBuf {
     path
 }
 
-/// The file's name of a package's library.
-pub fn file_name(package: &str) -> String {
-    format!("lib{}.so", package.replace('-', "_"))
-}
+pub use containment::libraries::file_name;
 
 /// The folder with all of them.
 pub fn folder() -> &'static Path {
@@ -78,14 +75,9 @@ fn build() -> PathBuf {
 /// # Panics
 /// If there is no `old`, or if it has another length than `new`.
 pub fn patched(scratch: &Scratch, package: &str, old: &[u8], new: &[u8]) -> PathBuf {
-    assert_eq!(old.len(), new.len(), "nothing in a library may move");
-    let mut bytes = fs::read(library(package)).expect("it was built");
-    let places: Vec<usize> =
-        bytes.windows(old.len()).enumerate().filter(|(_, window)| *window == old).map(|(at, _)| at).collect();
-    assert!(!places.is_empty(), "nothing to replace in {package}");
-    for at in places {
-        bytes[at..at + new.len()].copy_from_slice(new);
-    }
+    let bytes = containment::libraries::bytes_of(folder(), package)
+        .and_then(|bytes| containment::libraries::replaced(bytes, old, new))
+        .unwrap_or_else(|error| panic!("{package}: {error}"));
     changed(scratch, package, bytes)
 }
 

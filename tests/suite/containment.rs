@@ -1,5 +1,12 @@
 //! What no plugin may do: each attempt's exact outcome inside, and its success outside, by the same code.
+//!
+//! The attempts are the rows of `tests/containment`, which `plugin-host prove` tries too; what is beside them here needs more
+//! than one plugin, or another look.
 
+use ::containment::inventory::Inventory;
+use ::containment::run::Unshown;
+use ::containment::{Group, Rig, Stage, Verdict, table};
+use rig::child::{self, Part};
 use rig::plugins::Attempts;
 use rig::unconfined::{self, Outcome};
 use rig::{Answer, Scratch, probe, probe_with};
@@ -7,6 +14,70 @@ use sandbox_core::{
     Cause, PERMISSION_PROCESS, PluginPermission, PluginPolicy, PluginSandbox, PluginSandboxError,
     PluginState, STANDARD_PERMISSIONS,
 };
+
+/// What children of this module's can be told to do.
+pub const PARTS: &[(&str, Part)] = &[("a group of rows", group_of_rows)];
+
+macro_rules! groups {
+    ($($test:ident: $group:ident;)*) => {
+        $(
+            #[test]
+            fn $test() {
+                print!("{}", String::from_utf8_lossy(&child::run("a group of rows", &[Group::$group.name()])));
+            }
+        )*
+
+        #[test]
+        fn every_row_belongs_to_a_group_that_is_tried() {
+            let tried = [$(Group::$group),*];
+            for row in table() {
+                assert!(tried.contains(&row.group), "{}: {}", row.group, row.name);
+            }
+        }
+    };
+}
+
+groups! {
+    every_row_about_the_kernel_holds: Kernel;
+}
+
+/// A host of its own tries them, so that what they leave behind can be counted.
+fn group_of_rows(arguments: &[String]) -> Vec<u8> {
+    let group: Group = arguments[0].parse().expect("the test names one");
+    let rig = Rig {
+        probes: rig::libraries::folder().to_owned(),
+        starter: Box::new(unconfined::starter),
+        policy: Box::new(|policy| policy),
+    };
+    let before = Inventory::take();
+    let mut wrong = Vec::new();
+    let mut told = String::new();
+    {
+        let stage = Stage::new(&rig).unwrap_or_else(|error| panic!("{error}"));
+        for row in table().into_iter().filter(|row| row.group == group) {
+            match stage.judge(&row).verdict {
+                Verdict::Held => {}
+                Verdict::NotShown(why @ (Unshown::NeedsRoot | Unshown::NoSuchCall)) => {
+                    told.push_str(&format!("not shown: {}: {why}\n", row.name));
+                }
+                Verdict::NotShown(why) => wrong.push(format!("{}: not shown: {why}", row.name)),
+                Verdict::NotHeld(why) => wrong.push(format!("{}: {}", row.name, why.join("; "))),
+            }
+        }
+    }
+    wrong.extend(before.left().into_iter().map(|left| format!("left behind: {left}")));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    told.into_bytes()
+}
+
+#[test]
+fn no_two_rows_are_called_alike() {
+    let mut names: Vec<_> = table().into_iter().map(|row| row.name).collect();
+    names.sort_unstable();
+    let all = names.len();
+    names.dedup();
+    assert_eq!(names.len(), all);
+}
 
 /// What becomes of an attempt in the sandbox.
 #[derive(Debug, Clone, Copy)]

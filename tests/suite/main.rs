@@ -33,8 +33,6 @@ mod weakened;
 #[test]
 #[ignore = "the body of child processes that other tests start"]
 fn child() {
-    let parts: &[(&str, rig::child::Part)] = &[(rig::unconfined::PART, rig::unconfined::part)];
-    rig::child::play(
-        &[parts, audit::PARTS, host_conditions::PARTS, hostile::PARTS, weakened::PARTS].concat(),
-    );
+    let parts = [audit::PARTS, containment::PARTS, host_conditions::PARTS, hostile::PARTS, weakened::PARTS];
+    rig::child::play(&parts.concat());
 }

@@ -57,8 +57,9 @@ fn is_healthy(diagnosis: &Diagnosis, strict: bool) -> bool {
     diagnosis.report.missing().all(|missing| !strict && demand(missing.layer) != Demand::Required)
 }
 
-fn object(diagnosis: &Diagnosis, healthy: bool) -> Value {
-    let layers: Vec<_> = diagnosis
+/// Every layer with why it matters.
+pub(crate) fn layers(diagnosis: &Diagnosis) -> Vec<Value> {
+    diagnosis
         .report
         .layers
         .iter()
@@ -69,7 +70,11 @@ fn object(diagnosis: &Diagnosis, healthy: bool) -> Value {
             }
             value
         })
-        .collect();
+        .collect()
+}
+
+fn object(diagnosis: &Diagnosis, healthy: bool) -> Value {
+    let layers = layers(diagnosis);
     let facts: Vec<_> = diagnosis
         .facts
         .iter()

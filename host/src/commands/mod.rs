@@ -6,4 +6,5 @@ pub(crate) mod audit;
 pub(crate) mod completions;
 pub(crate) mod doctor;
 pub(crate) mod inspect;
+pub(crate) mod prove;
 pub(crate) mod run;

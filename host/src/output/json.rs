@@ -23,7 +23,7 @@
 //! | `events` | `time`, `kind`, and what belongs to that kind; `events_left_out` counts those over a bound |
 //! | `printed` | the end of what the plugin wrote to its stdout and stderr, escaped |
 //!
-//! `inspect`, `doctor` and `audit` name their keys beside the code that makes them.
+//! `inspect`, `doctor`, `audit` and `prove` name their keys beside the code that makes them.
 
 use std::io;
 use std::time::SystemTime;

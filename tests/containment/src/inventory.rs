@@ -7,7 +7,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::wait::PATIENCE;
+/// How long ends of processes and threads may take on a busy machine before they count as left behind.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What there is at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,14 +43,19 @@ impl Inventory {
     /// With what is too much, if that does not come to pass in time: ends of processes and threads take their moment.
     #[track_caller]
     pub fn assert_nothing_left(&self) {
+        let left = self.left();
+        assert!(left.is_empty(), "left behind:\n{}", left.join("\n"));
+    }
+
+    /// Waits until there is nothing but what there was at this count. What is too much, if that does not come to pass in
+    /// time.
+    pub fn left(&self) -> Vec<String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let now = Self::take();
-            let left = self.differences(&now);
-            if left.is_empty() {
-                return;
+            let left = self.differences(&Self::take());
+            if left.is_empty() || Instant::now() >= deadline {
+                return left;
             }
-            assert!(Instant::now() < deadline, "left behind:\n{}", left.join("\n"));
             std::thread::park_timeout(Duration::from_millis(1));
         }
     }
@@ -99,6 +105,18 @@ pub fn cpu_time_used(pid: u32) -> u64 {
 /// The parent of a process, as far as it can be seen.
 pub fn parent_of(pid: u32) -> Option<u32> {
     parent_and_name(pid).map(|(parent, _)| parent)
+}
+
+/// Every process that has `ancestor` above it and has not ended.
+pub fn living_descendants(ancestor: u32) -> Vec<u32> {
+    descendants(ancestor).into_keys().filter(|pid| !has_ended(*pid)).collect()
+}
+
+/// Whether nothing is left of a process but its status: proc_pid_stat(5).
+fn has_ended(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')')
+        .is_none_or(|(_, rest)| matches!(rest.trim_start().chars().next(), Some('Z' | 'X') | None))
 }
 
 /// Every process that has `ancestor` above it, with its name.

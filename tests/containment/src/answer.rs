@@ -19,16 +19,23 @@ impl Answer {
     /// # Panics
     /// If those bytes are no answer of a probe's.
     pub fn read(reply: &[u8]) -> Self {
+        Self::of_probe(reply)
+            .unwrap_or_else(|| panic!("no answer of a probe's: {:?}", String::from_utf8_lossy(reply)))
+    }
+
+    /// The same, where a plugin that answers in other words has got what it says.
+    pub fn of_any(reply: &[u8]) -> Self {
+        Self::of_probe(reply).unwrap_or_else(|| Self::Got(reply.to_vec()))
+    }
+
+    fn of_probe(reply: &[u8]) -> Option<Self> {
         if let Some(got) = reply.strip_prefix(b"ok ") {
-            return Self::Got(got.to_vec());
+            return Some(Self::Got(got.to_vec()));
         }
         let text = String::from_utf8_lossy(reply);
-        if let Some(errno) = text.strip_prefix("errno ") {
-            return Self::Errno(errno.parse().expect("a number behind `errno`"));
-        }
-        match text.strip_prefix("error ") {
-            Some(error) => Self::Failed(error.to_owned()),
-            None => panic!("no answer of a probe's: {text:?}"),
+        match text.strip_prefix("errno ") {
+            Some(errno) => errno.parse().ok().map(Self::Errno),
+            None => text.strip_prefix("error ").map(|error| Self::Failed(error.to_owned())),
         }
     }
 
