@@ -113,6 +113,7 @@ fn classify(error: &PluginSandboxError) -> (&'static str, Exit) {
         E::Metadata { .. } => ("metadata", Exit::Usage),
         E::Abi { .. } => ("abi", Exit::Usage),
         E::LayerMissing { .. } => ("layer-missing", Exit::Sandbox),
+        E::LimitNotHeld { .. } => ("limit-not-held", Exit::Sandbox),
         E::Confine { .. } => ("confine", Exit::Sandbox),
         E::Zygote { .. } => ("zygote", Exit::Sandbox),
         E::Ended { cause: Cause::ZygoteLost, .. } => ("zygote", Exit::Sandbox),

@@ -118,6 +118,16 @@ pub enum PluginSandboxError {
         /// Why it does not stand.
         why: String,
     },
+    /// A limit that was asked for can be held by nothing here.
+    #[error("plugin {plugin}: nothing was loaded, since nothing here holds {limit}: {why}")]
+    LimitNotHeld {
+        /// The plugin.
+        plugin: PluginId,
+        /// The field of [`ResourceLimits`](crate::ResourceLimits).
+        limit: &'static str,
+        /// What is lacking.
+        why: String,
+    },
     /// A step of the confinement did not work.
     #[error("plugin {plugin}: step {step}: {call}: {errno}")]
     Confine {
@@ -223,6 +233,11 @@ impl PluginSandboxError {
                 "see `plugin-host doctor`; without it {}: to accept that, use .best_effort(Layer::{layer:?})",
                 layer.matters_because().trim_start_matches("without it ")
             ),
+            Self::LimitNotHeld { limit, .. } => {
+                format!(
+                    "see `plugin-host doctor`; to load it without that limit, leave {limit} at its default"
+                )
+            }
             Self::WrongState { ended: Some(cause), .. } => match cause.help() {
                 Some(help) => format!("load it again; {help}"),
                 None => "load it again".to_owned(),

@@ -40,8 +40,9 @@ pub use host::audit::{
 pub use host::library::{ExplainedModule, LibraryError};
 pub use host::{
     AccessRequest, App, Cause, Diagnosis, EnforcementReport, EventKind, Fact, Inspection, LayerReport,
-    MemoryMeter, Operation, PluginHandle, PluginPolicy, PluginSandbox, PluginSandboxManager, PluginState,
-    ResourceUsage, Ruling, SandboxEvent, ServiceRequest, Used, doctor, inspect, inspect_with, run,
+    LimitReport, MemoryMeter, Operation, PluginHandle, PluginPolicy, PluginSandbox, PluginSandboxManager,
+    PluginState, ResourceUsage, Ruling, SandboxEvent, ServiceRequest, Used, doctor, inspect, inspect_with,
+    run,
 };
 pub use plugin_abi::{ErrorKind, PluginMetadata};
 pub use shared::policy::{

@@ -185,7 +185,8 @@ fn a_plugin_that_calls_services_and_does_not_read_the_replies_is_ended_for_it() 
 #[test]
 fn a_plugin_that_calls_more_services_than_are_run_is_ended_for_it() {
     let limits = ResourceLimits::default().max_message_bytes(LARGEST as u64);
-    for (count, bytes) in [(200, 0), (200, LARGEST)] {
+    let few = limits.clone().max_pending_services(2);
+    for (count, bytes, limits) in [(200, 0, &limits), (200, LARGEST, &limits), (4, 0, &few)] {
         let (release, wait_for_release) = channel::<()>();
         let wait_for_release = Mutex::new(wait_for_release);
         let app = App::new().service("slow", move |_| {

@@ -367,3 +367,56 @@ fn what_a_plugin_uses_is_readable_while_it_runs_and_after_its_end() {
     assert!(last.ended && last.memory_bytes.now == 0, "{last:?}");
     assert!(last.memory_bytes.peak >= 50 << 20 && last.cpu_time >= freed.cpu_time, "{last:?}");
 }
+
+#[test]
+fn the_report_says_of_every_limit_by_what_it_is_held() {
+    let plugin = probe();
+    let report = plugin.enforcement_report().expect("it was loaded");
+    for (limit, value) in [
+        ("max_memory_mb", Some(100)),
+        ("max_cpu_time_sec", Some(10)),
+        ("max_cpu_percent", None),
+        ("max_file_handles", Some(10)),
+        ("max_file_size_mb", Some(1024)),
+        ("max_network_connections", Some(5)),
+        ("max_threads", Some(16)),
+        ("max_processes", Some(8)),
+        ("max_message_bytes", Some(16 << 20)),
+        ("max_output_bytes", None),
+        ("max_output_bytes_per_sec", Some(1 << 20)),
+        ("max_pending_services", Some(64)),
+        ("max_queued_messages", Some(256)),
+    ] {
+        let held = report.limit(limit).unwrap_or_else(|| panic!("{limit} is missing"));
+        assert_eq!(held.value, value, "{limit}");
+        assert!(!held.held_by.is_empty(), "{limit}");
+        assert_eq!(report.to_string().contains(&format!("  {limit} ")), value.is_some(), "{report}");
+    }
+}
+
+#[test]
+fn output_within_its_limits_is_taken_and_what_is_over_is_dropped_and_counted() {
+    const FLOOD: u64 = 1 << 20;
+    let default = || ResourceLimits::default().max_output_bytes_per_sec(None);
+    for (limits, dropped) in [
+        (default(), 0),
+        (default().max_output_bytes(FLOOD), 0),
+        (default().max_output_bytes(FLOOD - 1), 1),
+        (default().max_output_bytes(0), FLOOD),
+        (default().max_output_bytes_per_sec(0), FLOOD),
+    ] {
+        let plugin = limited(limits.clone().call_timeout(PATIENCE));
+        assert!(plugin.attempt("flood", FLOOD.to_string()).got_it(), "nobody waits");
+        let usage = rig::wait::until("all of it to be read", || {
+            plugin.resource_usage().filter(|usage| usage.printed_bytes == FLOOD)
+        });
+        assert_eq!(usage.dropped_output_bytes, dropped, "{limits:?}");
+        assert_eq!(plugin.printed().contains("bytes dropped]"), dropped > 4096);
+        assert!(plugin.attempt("echo", "x").got_it(), "and it goes on");
+    }
+    let plugin = limited(default().max_output_bytes(0));
+    plugin.set_resource_limits(default()).expect("in range");
+    assert!(plugin.attempt("flood", "100").got_it());
+    plugin.set_resource_limits(default().max_output_bytes(0)).expect("in range");
+    assert_eq!(plugin.state(), PluginState::Active);
+}

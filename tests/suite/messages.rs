@@ -348,3 +348,14 @@ fn the_hosts_own_services_are_no_applications_to_replace() {
     assert_eq!(send(&a, "b", "x"), "nobody");
     assert_eq!(receive(&a), "none");
 }
+
+#[test]
+fn as_many_messages_as_allowed_wait_and_not_one_more() {
+    for (most, of_one) in [(0, "0 full"), (1, "1 full"), (8, "2 full"), (400, "100 full")] {
+        let manager = PluginSandboxManager::new();
+        let limits = ResourceLimits::default().max_queued_messages(most);
+        let _b = active(&manager, "b", talking_to(&["a"]).limits(limits));
+        let a = active(&manager, "a", talking_to(&["b"]));
+        assert_eq!(a.attempt("send_many", "101 10\nb").text(), of_one, "{most}");
+    }
+}

@@ -17,29 +17,35 @@ pub(crate) struct LimitSetting(Change);
 #[derive(Debug, Clone, Copy)]
 enum Change {
     Count(SetCount, Option<u64>),
-    Bytes(u64),
+    Number(SetNumber, u64),
     Timeout(SetTimeout, Duration),
 }
 
 type SetCount = fn(&mut ResourceLimits, Option<u64>);
+type SetNumber = fn(&mut ResourceLimits, u64);
 type SetTimeout = fn(&mut ResourceLimits, Duration);
 
 #[derive(Clone, Copy)]
 enum Kind {
     Count(SetCount),
-    Bytes,
+    Number(SetNumber),
     Timeout(SetTimeout),
 }
 
-const LIMITS: [(&str, Kind); 12] = [
+const LIMITS: [(&str, Kind); 17] = [
     ("max_memory_mb", Kind::Count(|limits, value| limits.max_memory_mb = value)),
     ("max_cpu_time_sec", Kind::Count(|limits, value| limits.max_cpu_time_sec = value)),
+    ("max_cpu_percent", Kind::Count(|limits, value| limits.max_cpu_percent = value)),
     ("max_file_handles", Kind::Count(|limits, value| limits.max_file_handles = value)),
     ("max_network_connections", Kind::Count(|limits, value| limits.max_network_connections = value)),
     ("max_file_size_mb", Kind::Count(|limits, value| limits.max_file_size_mb = value)),
     ("max_threads", Kind::Count(|limits, value| limits.max_threads = value)),
     ("max_processes", Kind::Count(|limits, value| limits.max_processes = value)),
-    ("max_message_bytes", Kind::Bytes),
+    ("max_message_bytes", Kind::Number(|limits, value| limits.max_message_bytes = value)),
+    ("max_output_bytes", Kind::Count(|limits, value| limits.max_output_bytes = value)),
+    ("max_output_bytes_per_sec", Kind::Count(|limits, value| limits.max_output_bytes_per_sec = value)),
+    ("max_pending_services", Kind::Number(|limits, value| limits.max_pending_services = value)),
+    ("max_queued_messages", Kind::Number(|limits, value| limits.max_queued_messages = value)),
     ("load_timeout", Kind::Timeout(|limits, value| limits.load_timeout = value)),
     ("activate_timeout", Kind::Timeout(|limits, value| limits.activate_timeout = value)),
     ("deactivate_timeout", Kind::Timeout(|limits, value| limits.deactivate_timeout = value)),
@@ -51,7 +57,7 @@ impl LimitSetting {
     pub(crate) fn apply(&self, limits: &mut ResourceLimits) {
         match self.0 {
             Change::Count(set, value) => set(limits, value),
-            Change::Bytes(value) => limits.max_message_bytes = value,
+            Change::Number(set, value) => set(limits, value),
             Change::Timeout(set, value) => set(limits, value),
         }
     }
@@ -77,8 +83,8 @@ impl FromStr for LimitSetting {
                 let number = value.parse().map_err(|_| format!("{name}: want a number, or none"))?;
                 Change::Count(*set, Some(number))
             }
-            Kind::Bytes => {
-                Change::Bytes(value.parse().map_err(|_| format!("{name}: want a number of bytes"))?)
+            Kind::Number(set) => {
+                Change::Number(*set, value.parse().map_err(|_| format!("{name}: want a number"))?)
             }
             Kind::Timeout(set) => {
                 let time = humantime::parse_duration(value)
@@ -173,6 +179,12 @@ mod tests {
             ("max_threads=2", default().max_threads(2)),
             ("max_processes=2", default().max_processes(2)),
             ("max_message_bytes=4096", default().max_message_bytes(4096)),
+            ("max_cpu_percent=50", default().max_cpu_percent(50)),
+            ("max_file_size_mb=1", default().max_file_size_mb(1)),
+            ("max_output_bytes=1000", default().max_output_bytes(1000)),
+            ("max_output_bytes_per_sec=none", default().max_output_bytes_per_sec(None)),
+            ("max_pending_services=2", default().max_pending_services(2)),
+            ("max_queued_messages=0", default().max_queued_messages(0)),
             ("load_timeout=1s", default().load_timeout(second)),
             ("activate_timeout=1000ms", default().activate_timeout(second)),
             ("deactivate_timeout=1s", default().deactivate_timeout(second)),
@@ -189,7 +201,7 @@ mod tests {
             ("ram=1", "max_memory_mb, "),
             ("max_memory_mb=lots", "a number, or none"),
             ("max_memory_mb=-1", "a number, or none"),
-            ("max_message_bytes=none", "a number of bytes"),
+            ("max_message_bytes=none", "want a number"),
             ("call_timeout=2", "unit"),
             ("call_timeout=none", "unit"),
         ] {

@@ -1,7 +1,8 @@
-//! A control group of its own for each helper, where the host may make one: cgroups(7), version 2.
+//! A control group of its own for each helper, where the host may make one: cgroups(7), version 2, and version 1 for the
+//! controllers that are there.
 //!
-//! Runs in the host. Owns the folder, which goes with the helper. Never moves a process: a helper is cloned into its group,
-//! since a move waits for the kernel for milliseconds. Version 1 is left alone.
+//! Runs in the host. Owns the folders, which go with the helper. Never moves a process: a helper is cloned into its group, or
+//! joins it itself before it is one, since a move of another process waits for the kernel for milliseconds.
 
 use std::fs;
 use std::io;
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::usage::MemoryMeter;
 use crate::shared::policy::ResourceLimits;
 
 /// How every group of ours is called; the rest is the host's process id and a number.
@@ -19,121 +21,350 @@ const PREFIX: &str = "plugin-sandbox-";
 /// What the kernel itself keeps for a helper, beside what its limit is about: page tables, pipes, the start of its image.
 const KERNELS_OWN_BYTES: u64 = 16 << 20;
 
-/// Where groups can be made, or why none can.
-#[derive(Debug)]
-pub(crate) enum Groups {
-    Under(PathBuf),
-    None { why: String },
+/// In what time a CPU share is to be kept, in microseconds: as the kernel has it from the start.
+const CPU_PERIOD_US: u64 = 100_000;
+
+/// What of a machine a group can bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Controller {
+    Memory,
+    Pids,
+    Cpu,
 }
 
-/// One helper's group. Removed when it is dropped, if not before; either must be after the helper's end.
+impl Controller {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Pids => "pids",
+            Self::Cpu => "cpu",
+        }
+    }
+}
+
+/// Where groups with one controller can be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Home {
+    /// Version 2: one group for all controllers.
+    Unified(PathBuf),
+    /// Version 1: a tree for each.
+    Legacy(PathBuf),
+}
+
+/// Where groups can be made with each controller, or why none can.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    memory: Result<Home, String>,
+    pids: Result<Home, String>,
+    cpu: Result<Home, String>,
+}
+
+/// One helper's groups. Removed when it is dropped, if not before; either must be after the helper's end.
 #[derive(Debug)]
 pub(crate) struct Group {
-    folder: PathBuf,
+    unified: Option<PathBuf>,
+    legacy_memory: Option<PathBuf>,
+    legacy_cpu: Option<PathBuf>,
+    /// Whether each is bounded, or why it is not.
+    memory: Result<(), String>,
+    pids: Result<(), String>,
+    cpu: Result<(), String>,
     removed: AtomicBool,
 }
 
+/// What a zygote needs to have a helper in its groups from the start.
+#[derive(Debug, Default)]
+pub(crate) struct Doors {
+    /// For clone3(2)'s CLONE_INTO_CGROUP.
+    pub(crate) unified: Option<OwnedFd>,
+    /// `tasks` of version 1: a thread that writes 0 there is in that group, without a wait.
+    pub(crate) legacy: Vec<OwnedFd>,
+}
+
 impl Groups {
-    /// Looks for a folder below which this process may make groups with a memory controller: its own group, or, where that
-    /// may have no groups beside processes, the one above, as a service manager delegates it.
+    /// Looks for folders below which this process may make groups: its own group, or, where that may have no groups beside
+    /// processes, the one above, as a service manager delegates it.
     pub(crate) fn find() -> Self {
-        let why = |why: String| Self::None { why };
-        let Some(mount) = mount_point() else { return why("no cgroup v2 is mounted".to_owned()) };
-        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let Some(own) = own.lines().find_map(|line| line.strip_prefix("0::/")) else {
-            return why("this process is in no cgroup v2".to_owned());
+        let unified = Unified::find();
+        let home = |controller: Controller| {
+            let of_two = unified.as_ref().map_err(Clone::clone).and_then(|unified| unified.home(controller));
+            // Threads and processes are counted by an rlimit where there is no version 2.
+            of_two.or_else(|why| match controller {
+                Controller::Pids => Err(why),
+                _ => legacy_home(controller).map_err(|of_one| format!("{why}; {of_one}")),
+            })
         };
-        let own = mount.join(own);
-        let mut last = "this process may make none below its own".to_owned();
-        for folder in [own.as_path(), own.parent().unwrap_or(&own)] {
-            if !folder.starts_with(&mount) {
-                continue;
-            }
-            let controllers = fs::read_to_string(folder.join("cgroup.subtree_control")).unwrap_or_default();
-            if !controllers.split_whitespace().any(|controller| controller == "memory") {
-                last = "no memory controller is delegated to this process".to_owned();
-                continue;
-            }
-            let trial = folder.join(new_name());
-            match fs::create_dir(&trial).and_then(|()| fs::remove_dir(&trial)) {
-                Ok(()) => {
-                    sweep(folder);
-                    return Self::Under(folder.to_owned());
-                }
-                Err(error) => last = format!("{error}"),
-            }
+        let groups = Self {
+            memory: home(Controller::Memory),
+            pids: home(Controller::Pids),
+            cpu: home(Controller::Cpu),
+        };
+        for home in [&groups.memory, &groups.cpu].into_iter().flatten() {
+            let (Home::Unified(folder) | Home::Legacy(folder)) = home;
+            sweep(folder);
         }
-        why(last)
+        groups
     }
 
-    /// A new group with these limits.
-    pub(crate) fn make(&self, limits: &ResourceLimits) -> Result<Group, String> {
-        let parent = match self {
-            Self::Under(parent) => parent,
-            Self::None { why } => return Err(why.clone()),
+    /// New groups with these limits, as far as they can be had.
+    pub(crate) fn make(&self, limits: &ResourceLimits) -> Group {
+        let name = new_name();
+        let make = |folder: &Path| {
+            let folder = folder.join(&name);
+            fs::create_dir(&folder).map(|()| folder).map_err(|error| format!("making a group: {error}"))
         };
-        let folder = parent.join(new_name());
-        fs::create_dir(&folder).map_err(|error| error.to_string())?;
-        let group = Group { folder, removed: AtomicBool::new(false) };
-        group.set_memory(limits.max_memory_mb).map_err(|error| format!("memory.max: {error}"))?;
-        // Not there on every kernel, or without swap: the limit above is what counts.
-        let _ = fs::write(group.folder.join("memory.swap.max"), "0");
-        let _ = fs::write(group.folder.join("memory.oom.group"), "1");
-        Ok(group)
+        let homes = [&self.memory, &self.pids, &self.cpu];
+        let unified = homes.into_iter().flatten().find_map(|home| match home {
+            Home::Unified(folder) => Some(make(folder)),
+            Home::Legacy(_) => None,
+        });
+        let legacy = |home: &Result<Home, String>, wanted: bool| match home {
+            Ok(Home::Legacy(folder)) if wanted => Some(make(folder)),
+            _ => None,
+        };
+        let mut group = Group {
+            legacy_memory: None,
+            legacy_cpu: None,
+            memory: self.memory.as_ref().map(drop).map_err(Clone::clone),
+            pids: self.pids.as_ref().map(drop).map_err(Clone::clone),
+            cpu: self.cpu.as_ref().map(drop).map_err(Clone::clone),
+            unified: None,
+            removed: AtomicBool::new(false),
+        };
+        match unified {
+            Some(Ok(folder)) => group.unified = Some(folder),
+            Some(Err(why)) => {
+                let lost = [(&self.memory, &mut group.memory), (&self.pids, &mut group.pids)];
+                for (home, state) in lost.into_iter().chain([(&self.cpu, &mut group.cpu)]) {
+                    if matches!(home, Ok(Home::Unified(_))) {
+                        *state = Err(why.clone());
+                    }
+                }
+            }
+            None => {}
+        }
+        match legacy(&self.memory, true) {
+            Some(Ok(folder)) => group.legacy_memory = Some(folder),
+            Some(Err(why)) => group.memory = Err(why),
+            None => {}
+        }
+        match legacy(&self.cpu, limits.max_cpu_percent.is_some()) {
+            Some(Ok(folder)) => group.legacy_cpu = Some(folder),
+            Some(Err(why)) => group.cpu = Err(why),
+            None => {}
+        }
+        let failed = |error: io::Error| error.to_string();
+        if group.memory.is_ok() {
+            group.memory = group.set_memory(limits.max_memory_mb).and_then(|()| group.bound_swap());
+        }
+        if group.pids.is_ok() {
+            group.pids = group.set_tasks(limits).map_err(failed);
+        }
+        if group.cpu.is_ok() {
+            group.cpu = group.set_cpu(limits.max_cpu_percent).map_err(failed);
+        }
+        group
     }
 }
 
 impl Group {
-    /// For clone3(2)'s CLONE_INTO_CGROUP.
-    pub(crate) fn open(&self) -> io::Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(rustix::fs::open(&self.folder, flags, Mode::empty())?)
+    /// What has a helper in it from its start.
+    pub(crate) fn doors(&self) -> io::Result<Doors> {
+        let folder = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let unified = self.unified.as_ref().map(|path| rustix::fs::open(path, folder, Mode::empty()));
+        let join = |path: &PathBuf| {
+            rustix::fs::open(path.join("tasks"), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        };
+        let legacy = self.legacy_memory.iter().chain(&self.legacy_cpu).map(join);
+        Ok(Doors { unified: unified.transpose()?, legacy: legacy.collect::<Result<_, _>>()? })
+    }
+
+    /// The helper could not be cloned into its group.
+    pub(crate) fn was_not_entered(&mut self, why: &str) {
+        for (folder, state) in [(&self.legacy_memory, &mut self.memory), (&self.legacy_cpu, &mut self.cpu)] {
+            if folder.is_none() && state.is_ok() {
+                *state = Err(why.to_owned());
+            }
+        }
+        if self.pids.is_ok() {
+            self.pids = Err(why.to_owned());
+        }
     }
 
     /// Sets the limit, of a running helper too.
-    pub(crate) fn set_memory(&self, max_mb: Option<u64>) -> io::Result<()> {
-        let text = max_mb.map_or_else(|| "max".to_owned(), |mb| ((mb << 20) + KERNELS_OWN_BYTES).to_string());
-        fs::write(self.folder.join("memory.max"), text)
+    pub(crate) fn set_memory(&self, max_mb: Option<u64>) -> Result<(), String> {
+        let bytes = max_mb.map(|mb| (mb << 20).saturating_add(KERNELS_OWN_BYTES));
+        if let Some(folder) = &self.legacy_memory {
+            let text = bytes.map_or_else(|| "-1".to_owned(), |bytes| bytes.to_string());
+            let (memory, both) =
+                (folder.join("memory.limit_in_bytes"), folder.join("memory.memsw.limit_in_bytes"));
+            // The first may never be above the second: whichever way it goes, one of the two orders is right.
+            return fs::write(&memory, &text)
+                .and_then(|()| write_if_there(&both, &text))
+                .or_else(|_| write_if_there(&both, &text).and_then(|()| fs::write(&memory, &text)))
+                .map_err(|error| format!("memory.limit_in_bytes: {error}"));
+        }
+        let text = bytes.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string());
+        self.write("memory.max", &text).map_err(|error| format!("memory.max: {error}"))
     }
 
-    /// What stands, as the kernel tells it: the limit in bytes, if the process is in this group.
-    pub(crate) fn stands_for(&self, pid: i32) -> Option<String> {
-        let name = self.folder.file_name()?.to_str()?;
-        let of = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        of.lines().find(|line| line.starts_with("0::") && line.ends_with(name))?;
-        let max = fs::read_to_string(self.folder.join("memory.max")).ok()?;
-        Some(format!("memory.max: {}", max.trim()))
+    /// A bound on memory that lets it be swapped out is none.
+    fn bound_swap(&self) -> Result<(), String> {
+        let bounded = match &self.legacy_memory {
+            Some(folder) => folder.join("memory.memsw.limit_in_bytes").exists(),
+            None => {
+                let _ = self.write("memory.oom.group", "1");
+                self.write("memory.swap.max", "0").is_ok()
+            }
+        };
+        if bounded || !swap_is_on() {
+            return Ok(());
+        }
+        Err("swap is on and cannot be bounded: a bound on memory alone is none".to_owned())
     }
 
-    /// How many bytes are charged to it, and the most that were: from Linux 5.19 on.
-    pub(crate) fn memory(&self) -> Option<(u64, Option<u64>)> {
-        let number = |file: &str| fs::read_to_string(self.folder.join(file)).ok()?.trim().parse().ok();
-        Some((number("memory.current")?, number("memory.peak")))
+    /// Sets how many threads and processes there may be together.
+    pub(crate) fn set_tasks(&self, limits: &ResourceLimits) -> io::Result<()> {
+        let most = limits.max_threads.zip(limits.max_processes);
+        // As RLIMIT_NPROC counts them: all that runs.
+        let most = most.map(|(threads, processes)| threads.saturating_add(processes).saturating_add(1));
+        let text = most.map_or_else(|| "max".to_owned(), |most| most.to_string());
+        self.write("pids.max", &text)
+    }
+
+    /// Sets which part of one CPU it may use.
+    pub(crate) fn set_cpu(&self, percent: Option<u64>) -> io::Result<()> {
+        let quota = percent.map(|percent| percent.saturating_mul(CPU_PERIOD_US / 100));
+        if let Some(folder) = &self.legacy_cpu {
+            let text = quota.map_or_else(|| "-1".to_owned(), |quota| quota.to_string());
+            return fs::write(folder.join("cpu.cfs_quota_us"), text);
+        }
+        match (&self.unified, quota) {
+            (Some(_), quota) => {
+                let quota = quota.map_or_else(|| "max".to_owned(), |quota| quota.to_string());
+                self.write("cpu.max", &format!("{quota} {CPU_PERIOD_US}"))
+            }
+            // Its tree was not entered, since no share was asked for.
+            (None, None) => Ok(()),
+            (None, Some(_)) => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Changes all of them while the helper runs, as far as they are held.
+    pub(crate) fn set_limits(&self, limits: &ResourceLimits) {
+        let text = |error: io::Error| error.to_string();
+        let changes = [
+            self.memory.is_ok().then(|| self.set_memory(limits.max_memory_mb)),
+            self.pids.is_ok().then(|| self.set_tasks(limits).map_err(text)),
+            self.has_cpu().then(|| self.set_cpu(limits.max_cpu_percent).map_err(text)),
+        ];
+        for error in changes.into_iter().flatten().filter_map(Result::err) {
+            tracing::warn!(error, "a limit of a running plugin's cgroup stays as it was");
+        }
+    }
+
+    /// Whether a running helper's CPU share can be changed.
+    pub(crate) fn has_cpu(&self) -> bool {
+        self.cpu.is_ok() && (self.unified.is_some() || self.legacy_cpu.is_some())
+    }
+
+    fn write(&self, file: &str, text: &str) -> io::Result<()> {
+        let folder = self.unified.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        fs::write(folder.join(file), text)
+    }
+
+    fn read(&self, folder: Option<&PathBuf>, file: &str) -> Option<String> {
+        Some(fs::read_to_string(folder?.join(file)).ok()?.trim().to_owned())
+    }
+
+    /// Whether the process is in the group, as the kernel tells it.
+    fn has(&self, pid: i32, folder: &Path, controller: Controller) -> bool {
+        let Some(name) = folder.file_name().and_then(|name| name.to_str()) else { return false };
+        let of = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let unified = self.unified.as_deref() == Some(folder);
+        of.lines().filter(|line| line.ends_with(name)).any(|line| {
+            let controllers = line.split(':').nth(1).unwrap_or_default();
+            if unified {
+                controllers.is_empty()
+            } else {
+                controllers.split(',').any(|has| has == controller.name())
+            }
+        })
+    }
+
+    /// What holds its memory, as the kernel tells it, if the process is in the group; else why nothing does.
+    pub(crate) fn memory_stands_for(&self, pid: i32) -> Result<String, String> {
+        self.memory.clone()?;
+        let show = |folder: Option<&PathBuf>, file: &str| {
+            self.read(folder, file).map(|text| format!("{file}: {text}"))
+        };
+        let (folder, files) = match &self.legacy_memory {
+            Some(folder) => (Some(folder), ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]),
+            None => (self.unified.as_ref(), ["memory.max", "memory.swap.max"]),
+        };
+        let is_in = folder.is_some_and(|folder| self.has(pid, folder, Controller::Memory));
+        let shown = show(folder, files[0]).filter(|_| is_in);
+        let shown = shown.ok_or("the kernel does not show the helper in its group")?;
+        let swap = show(folder, files[1]).unwrap_or_else(|| "no swap is on".to_owned());
+        Ok(format!("{shown}, {swap}"))
+    }
+
+    /// What holds its CPU share, as the kernel tells it; else why nothing does.
+    pub(crate) fn cpu_stands_for(&self, pid: i32) -> Result<String, String> {
+        self.cpu.clone()?;
+        let (folder, file) = match &self.legacy_cpu {
+            Some(folder) => (Some(folder), "cpu.cfs_quota_us"),
+            None => (self.unified.as_ref(), "cpu.max"),
+        };
+        let is_in = folder.is_some_and(|folder| self.has(pid, folder, Controller::Cpu));
+        let shown = self.read(folder, file).filter(|_| is_in);
+        shown
+            .map(|text| format!("{file}: {text}"))
+            .ok_or_else(|| "the kernel does not show the helper in its group".to_owned())
+    }
+
+    /// What holds its threads and processes together; else why nothing does.
+    pub(crate) fn tasks_stand_for(&self, pid: i32) -> Result<String, String> {
+        self.pids.clone()?;
+        let is_in = self.unified.as_ref().is_some_and(|folder| self.has(pid, folder, Controller::Pids));
+        let shown = self.read(self.unified.as_ref(), "pids.max").filter(|_| is_in);
+        shown.map(|text| format!("pids.max: {text}")).ok_or_else(|| "it is in no such group".to_owned())
+    }
+
+    /// How many bytes are charged to it, and the most that were: of version 2 from Linux 5.19 on. By whose account.
+    pub(crate) fn memory(&self) -> Option<(MemoryMeter, u64, Option<u64>)> {
+        self.memory.as_ref().ok()?;
+        let (meter, folder, [now, peak]) = match &self.legacy_memory {
+            Some(folder) => {
+                (MemoryMeter::CgroupV1, Some(folder), ["memory.usage_in_bytes", "memory.max_usage_in_bytes"])
+            }
+            None => (MemoryMeter::CgroupV2, self.unified.as_ref(), ["memory.current", "memory.peak"]),
+        };
+        let number = |file| self.read(folder, file)?.parse().ok();
+        Some((meter, number(now)?, number(peak)))
     }
 
     /// Whether the kernel has killed a member for want of memory.
     pub(crate) fn was_out_of_memory(&self) -> bool {
-        let events = fs::read_to_string(self.folder.join("memory.events")).unwrap_or_default();
+        let (folder, file) = match &self.legacy_memory {
+            Some(folder) => (Some(folder), "memory.oom_control"),
+            None => (self.unified.as_ref(), "memory.events"),
+        };
+        let events = self.read(folder, file).unwrap_or_default();
         events.lines().any(|line| line.strip_prefix("oom_kill ").is_some_and(|count| count.trim() != "0"))
     }
-}
 
-impl Group {
-    /// Removes it, its helper having ended.
+    /// Removes them, their helper having ended.
     pub(crate) fn remove(&self) {
         if self.removed.swap(true, Ordering::AcqRel) {
             return;
         }
-        if let Err(error) = fs::remove_dir(&self.folder) {
-            tracing::warn!(%error, "a helper's cgroup stays behind; the next host here removes it");
+        for folder in self.unified.iter().chain(&self.legacy_memory).chain(&self.legacy_cpu) {
+            if let Err(error) = fs::remove_dir(folder) {
+                tracing::warn!(%error, "a helper's cgroup stays behind; the next host here removes it");
+            }
         }
     }
-}
-
-/// A name that no other group has: of this process, and of this moment in it.
-fn new_name() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("{PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Drop for Group {
@@ -142,10 +373,93 @@ impl Drop for Group {
     }
 }
 
-fn mount_point() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let line = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
-    line.split_whitespace().nth(4).map(PathBuf::from)
+/// A folder of version 2 below which groups can be made.
+struct Unified {
+    folder: PathBuf,
+    controllers: String,
+}
+
+impl Unified {
+    fn find() -> Result<Self, String> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
+        let mount = mount.and_then(|line| line.split_whitespace().nth(4)).map(PathBuf::from);
+        let mount = mount.ok_or("no cgroup v2 is mounted")?;
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
+        let own = mount.join(own.ok_or("this process is in no cgroup v2")?);
+        let mut last = "this process may make no cgroup v2".to_owned();
+        for folder in [own.as_path(), own.parent().unwrap_or(&own)] {
+            if !folder.starts_with(&mount) {
+                continue;
+            }
+            let controllers = fs::read_to_string(folder.join("cgroup.subtree_control")).unwrap_or_default();
+            let known = [Controller::Memory, Controller::Pids, Controller::Cpu].map(Controller::name);
+            if !controllers.split_whitespace().any(|controller| known.contains(&controller)) {
+                last = "no controller of cgroup v2 is delegated to this process".to_owned();
+                continue;
+            }
+            match try_in(folder) {
+                Ok(()) => return Ok(Self { folder: folder.to_owned(), controllers }),
+                Err(error) => last = format!("cgroup v2: {error}"),
+            }
+        }
+        Err(last)
+    }
+
+    fn home(&self, controller: Controller) -> Result<Home, String> {
+        let is_there = self.controllers.split_whitespace().any(|name| name == controller.name());
+        let why = || format!("cgroup v2 is delegated without the {} controller", controller.name());
+        is_there.then(|| Home::Unified(self.folder.clone())).ok_or_else(why)
+    }
+}
+
+/// The group of version 1 that this process is in, if it may make others below.
+fn legacy_home(controller: Controller) -> Result<Home, String> {
+    let name = controller.name();
+    let none = || format!("no {name} controller of cgroup v1 is mounted");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mount = mounts.lines().find(|line| {
+        let options = line.split_once(" - cgroup ").map(|(_, rest)| rest);
+        let options = options.and_then(|rest| rest.split_whitespace().last());
+        options.is_some_and(|options| options.split(',').any(|option| option == name))
+    });
+    let mut fields = mount.ok_or_else(none)?.split_whitespace().skip(3);
+    let (root, at) = (fields.next().ok_or_else(none)?, fields.next().ok_or_else(none)?);
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().find_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        controllers.split(',').any(|controller| controller == name).then_some(path)
+    });
+    let below = Path::new(own.ok_or_else(none)?).strip_prefix(root);
+    let own = Path::new(at).join(below.map_err(|_| format!("cgroup v1, {name}: its group is not in sight"))?);
+    try_in(&own).map_err(|error| format!("cgroup v1, {name}: {error}"))?;
+    Ok(Home::Legacy(own))
+}
+
+/// Whether this process may make groups there, by making one.
+fn try_in(folder: &Path) -> io::Result<()> {
+    let trial = folder.join(new_name());
+    fs::create_dir(&trial).and_then(|()| fs::remove_dir(&trial))
+}
+
+fn write_if_there(file: &Path, text: &str) -> io::Result<()> {
+    match fs::write(file, text) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // A kernel without accounts of swap does not let the file be made, either.
+        Err(_) if !file.exists() => Ok(()),
+        other => other,
+    }
+}
+
+fn swap_is_on() -> bool {
+    fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() > 1)
+}
+
+/// A name that no other group has: of this process, and of this moment in it.
+fn new_name() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Removes the empty groups of hosts that were killed.

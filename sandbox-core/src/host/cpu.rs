@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::cause::Cause;
 use super::instance::Instance;
 use super::lock::lock;
+use crate::shared::policy::ResourceLimits;
 
 /// CPU time, as of the last activation.
 #[derive(Debug, Default, Clone, Copy)]
@@ -32,14 +33,11 @@ impl Instance {
     }
 
     /// Changes the limits that the host itself holds, while it runs.
-    pub(crate) fn set_limits(&self, cpu_sec: Option<u64>, memory_mb: Option<u64>) {
-        lock(&self.cpu).limit_sec = cpu_sec;
-        lock(&self.ending).memory_limit_mb = memory_mb;
-        if let Ok(cgroup) = &self.cgroup
-            && let Err(error) = cgroup.set_memory(memory_mb)
-        {
-            tracing::warn!(%error, "a running plugin's memory.max stays as it was");
-        }
+    pub(crate) fn set_limits(&self, limits: &ResourceLimits) {
+        lock(&self.cpu).limit_sec = limits.max_cpu_time_sec;
+        lock(&self.ending).memory_limit_mb = limits.max_memory_mb;
+        self.cgroup.set_limits(limits);
+        self.set_output_limits(limits);
         if let Some(core) = self.core.upgrade() {
             core.reactor.recheck_cpu(self.id);
         }

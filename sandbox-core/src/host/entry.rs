@@ -137,7 +137,7 @@ impl Entry {
         let _turn = lock(&self.limits_turn);
         if let Some(instance) = self.instance().filter(|instance| instance.end().is_none()) {
             apply_limits(&instance, &limits)?;
-            instance.set_limits(limits.max_cpu_time_sec, limits.max_memory_mb);
+            instance.set_limits(&limits);
         }
         self.subject.policy().set_limits(limits);
         Ok(())
@@ -148,7 +148,7 @@ impl Entry {
         let _turn = lock(&self.limits_turn);
         let limits = self.subject.limits();
         apply_limits(instance, &limits)?;
-        instance.set_limits(limits.max_cpu_time_sec, limits.max_memory_mb);
+        instance.set_limits(&limits);
         Ok(())
     }
 
@@ -439,6 +439,10 @@ pub(crate) fn apply_limits(instance: &Instance, limits: &ResourceLimits) -> Resu
     let plan = rlimits::plan(limits, instance.counts_alone, instance.family.has_started());
     let standing = procfs::Limits::read(instance.pid);
     // All are judged before the first is changed: what is refused must leave the plugin as it was.
+    if let Some(percent) = limits.max_cpu_percent.filter(|_| !instance.cgroup.has_cpu()) {
+        let range = "none for a plugin that was loaded without one: load it again";
+        return Err(LimitError { name: "max_cpu_percent", value: percent.to_string(), range }.into());
+    }
     let mut changes = Vec::new();
     for planned in plan.iter().filter(|planned| planned.resource.is_settable()) {
         let Some((stands, ceiling)) = standing.get(kernel_label(planned.resource)) else {

@@ -17,12 +17,13 @@ use super::cause::{self, Cause, Evidence};
 use super::cgroup::Group;
 use super::cpu::CpuBudget;
 use super::decider::Questions;
-use super::events::{escape, escaped_char};
+use super::events::escape;
 use super::family::Family;
 use super::lifecycle::Operation;
 use super::lock::lock;
 use super::messages::Mailbox;
 use super::outbox::{Outbox, Written};
+use super::output::Printed;
 use super::procfs::HostPid;
 use super::runtime::Core;
 use super::service_calls::{Backlog, ServiceCall};
@@ -36,9 +37,6 @@ use crate::shared::wire::zygote::{HelperId, Reaped};
 /// How many of the largest messages may lie in the host's memory, either way, for a plugin that calls services faster than
 /// they are run or reads slower than they answer. An honest one holds what it sends and gets in its own memory too.
 pub(super) const MOST_LARGEST_MESSAGES: usize = 4;
-
-/// How much of what a plugin prints is kept.
-const KEPT_OUTPUT_BYTES: usize = 64 << 10;
 
 /// How long a killed helper may take to be gone. The kernel needs milliseconds; a machine in trouble longer.
 const GONE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -82,7 +80,7 @@ pub(crate) struct Instance {
     pub(crate) subject: Arc<Subject>,
     pub(crate) core: Weak<Core>,
     pub(crate) max_message_bytes: u64,
-    pub(crate) cgroup: Result<Group, String>,
+    pub(crate) cgroup: Group,
     /// Whether `RLIMIT_NPROC` counts this helper alone.
     pub(crate) counts_alone: bool,
     /// It, and what it has started.
@@ -108,8 +106,7 @@ pub(crate) struct Instance {
     finishing: AtomicBool,
     end: Mutex<Option<Cause>>,
     ended: Condvar,
-    printed: Mutex<Vec<u8>>,
-    printed_bytes: AtomicU64,
+    pub(super) printed: Mutex<Printed>,
     pub(super) usage: Mutex<ResourceUsage>,
     pub(super) cpu: Mutex<CpuBudget>,
     /// Held while its processes are stopped.
@@ -122,7 +119,7 @@ pub(crate) struct Parts {
     pub(crate) pid: HostPid,
     pub(crate) pidfd: OwnedFd,
     pub(crate) input: OwnedFd,
-    pub(crate) cgroup: Result<Group, String>,
+    pub(crate) cgroup: Group,
     pub(crate) counts_alone: bool,
     pub(crate) subject: Arc<Subject>,
     pub(crate) core: Weak<Core>,
@@ -163,7 +160,6 @@ impl Instance {
             end: Mutex::new(None),
             ended: Condvar::new(),
             printed: Mutex::default(),
-            printed_bytes: AtomicU64::new(0),
             usage: Mutex::default(),
             cpu: Mutex::new(cpu),
             stopping: Mutex::new(()),
@@ -344,30 +340,6 @@ impl Instance {
         person.0 + person.1.map(|since| since.elapsed()).unwrap_or_default()
     }
 
-    /// Keeps the last of what the plugin prints.
-    pub(crate) fn print(&self, bytes: &[u8]) {
-        self.printed_bytes.fetch_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        let mut printed = lock(&self.printed);
-        printed.extend_from_slice(bytes);
-        let over = printed.len().saturating_sub(KEPT_OUTPUT_BYTES);
-        printed.drain(..over);
-    }
-
-    /// How much it has printed.
-    pub(super) fn printed_bytes(&self) -> u64 {
-        self.printed_bytes.load(Ordering::Relaxed)
-    }
-
-    /// The last of what the plugin has printed, escaped but for line ends and tabs.
-    pub(crate) fn printed(&self) -> String {
-        let printed = lock(&self.printed);
-        let escape = |c| {
-            let plain = matches!(c, '\n' | '\t');
-            plain.then_some(c).into_iter().chain((!plain).then(|| escaped_char(c)).into_iter().flatten())
-        };
-        String::from_utf8_lossy(&printed).chars().flat_map(escape).collect()
-    }
-
     // ---- how it ends
 
     /// Ends the helper; `why` counts unless it has ended, or was being ended, already.
@@ -420,9 +392,8 @@ impl Instance {
         }
         self.end_usage(Some((cpu_time, max_rss_kib)));
         let said_out_of_memory = {
-            let printed = lock(&self.printed);
-            let tail = printed.get(printed.len().saturating_sub(4096)..).unwrap_or_default();
-            let tail = String::from_utf8_lossy(tail);
+            let tail = self.printed_last(4096);
+            let tail = String::from_utf8_lossy(&tail);
             tail.contains("memory allocation of ") || tail.contains("std::bad_alloc")
         };
         let mut evidence = lock(&self.ending).clone();
@@ -432,7 +403,7 @@ impl Instance {
             permission: Box::new(refused.permission),
             object: escape(refused.path.as_os_str().as_encoded_bytes()),
         });
-        evidence.group_out_of_memory = self.cgroup.as_ref().is_ok_and(Group::was_out_of_memory);
+        evidence.group_out_of_memory = self.cgroup.was_out_of_memory();
         let cause = cause::derive(status, max_rss_kib, &evidence);
         // With the listener gone, none of those that are left can start another.
         let brokered = lock(&self.brokered).take();
@@ -471,9 +442,7 @@ impl Instance {
             core.broker.forget(self.id);
             core.relays.forget(self.id);
         }
-        if let Ok(cgroup) = &self.cgroup {
-            cgroup.remove();
-        }
+        self.cgroup.remove();
         self.close_mailbox();
         *lock(&self.end) = Some(cause);
         self.ended.notify_all();

@@ -174,11 +174,13 @@ pub(crate) fn confine(
     let seen = Seen {
         plugin: entry.subject().id(),
         layers: &entry.subject().policy().layers,
+        limits: &limits,
         plan: &plan,
         zygote,
         report: &report,
         pid: instance.pid,
         cgroup: &instance.cgroup,
+        counts_alone: instance.counts_alone,
         has_listener,
     };
     let report = Arc::new(verify::verify(&seen));
@@ -198,6 +200,13 @@ pub(crate) fn confine(
             why,
         });
     }
+    if limits.max_cpu_percent.is_some()
+        && let Err(why) = instance.cgroup.cpu_stands_for(instance.pid.0)
+    {
+        end(&instance);
+        let plugin = entry.subject().id().clone();
+        return Err(PluginSandboxError::LimitNotHeld { plugin, limit: "max_cpu_percent", why });
+    }
     Ok(Confined { instance, report })
 }
 
@@ -216,14 +225,14 @@ fn spawn(
         rustix::fs::fcntl_setfl(ours, OFlags::NONBLOCK)
             .map_err(PluginSandboxError::io("making a pipe non-blocking"))?;
     }
-    let cgroup = runtime.core.groups.make(limits);
-    let into = cgroup.as_ref().ok().and_then(|group| group.open().ok());
+    let mut cgroup = runtime.core.groups.make(limits);
+    let doors =
+        cgroup.doors().map_err(|source| PluginSandboxError::Io { what: "opening a cgroup", source })?;
     let ends = [their_input, their_output, their_printed];
-    let Spawned { pidfd, not_in_cgroup } = zygote.spawn(id, ends, into, began + limits.load_timeout)?;
-    let cgroup = match not_in_cgroup {
-        Some(errno) => Err(format!("clone3 into it: {errno}")),
-        None => cgroup,
-    };
+    let Spawned { pidfd, not_in_cgroup } = zygote.spawn(id, ends, doors, began + limits.load_timeout)?;
+    if let Some(errno) = not_in_cgroup {
+        cgroup.was_not_entered(&format!("clone3 into it: {errno}"));
+    }
     let confine = |call, errno| PluginSandboxError::Confine {
         plugin: entry.subject().id().clone(),
         step: Step::Spawn,
@@ -256,6 +265,7 @@ fn spawn(
         memory_limit_mb: limits.max_memory_mb,
         cpu_limit_sec: limits.max_cpu_time_sec,
     }));
+    instance.set_output_limits(limits);
     zygote.enter(id, &instance);
     entry.set_instance(&instance)?;
     runtime.core.reactor.watch(&instance, output, printed)?;

@@ -23,11 +23,11 @@ const PERMISSION: &str = "plugin";
 /// How long a message that was judged by the old grants may take to be where it goes: nothing in between waits.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// How many messages may wait for one plugin, and how many bytes they may have.
-const MOST_WAITING: Bound = Bound { messages: 256, bytes: 16 * MAX_MESSAGE_BYTES };
+/// How many bytes the messages that wait for one plugin may have, however many they are.
+const MOST_BYTES: usize = 16 * MAX_MESSAGE_BYTES;
 
-/// The same, of one sender's: no plugin alone keeps the others' messages from one that does not read.
-const MOST_OF_ONE: Bound = Bound { messages: 64, bytes: 4 * MAX_MESSAGE_BYTES };
+/// Which part of a queue one sender may fill: no plugin alone keeps the others' messages from one that does not read.
+const PART_OF_ONE: usize = 4;
 
 /// How many threads of one plugin may wait for messages at once. What they are sent all at once fits into what may lie unread
 /// on the way to a plugin, so that nobody's messages end one that reads.
@@ -114,8 +114,10 @@ struct Wait {
 }
 
 impl Mailbox {
-    /// Takes a message in: the wait that it ends, if one does.
-    fn put(&mut self, message: Message) -> Result<Option<(Wait, Message)>, SendStatus> {
+    /// Takes a message in, if no more than `most` wait: the wait that it ends, if one does.
+    fn put(&mut self, message: Message, most: usize) -> Result<Option<(Wait, Message)>, SendStatus> {
+        let all = Bound { messages: most, bytes: MOST_BYTES };
+        let of_sender = Bound { messages: most.div_ceil(PART_OF_ONE), bytes: MOST_BYTES / PART_OF_ONE };
         if self.closed {
             return Err(SendStatus::NoRecipient);
         }
@@ -128,9 +130,7 @@ impl Mailbox {
         };
         let (of_all, of_one) = (count(&|_| true), count(&|other| Arc::ptr_eq(&other.from, &message.from)));
         let len = message.bytes.len();
-        if MOST_WAITING.is_passed_by(of_all.0, of_all.1, len)
-            || MOST_OF_ONE.is_passed_by(of_one.0, of_one.1, len)
-        {
+        if all.is_passed_by(of_all.0, of_all.1, len) || of_sender.is_passed_by(of_one.0, of_one.1, len) {
             return Err(SendStatus::QueueFull);
         }
         self.messages.push_back(message);
@@ -214,7 +214,8 @@ impl Instance {
             return Err(Undelivered::TooLarge { max });
         }
         let message = Message { from: Arc::clone(&self.subject), bytes: bytes.to_vec() };
-        let put = lock(&recipient.mailbox).put(message);
+        let most = usize::try_from(recipient.subject.limits().max_queued_messages).unwrap_or(usize::MAX);
+        let put = lock(&recipient.mailbox).put(message, most);
         match put {
             Ok(None) => Ok(()),
             Ok(Some((wait, message))) => {
@@ -332,13 +333,16 @@ mod tests {
     use crate::host::policy::{PluginPolicy, PolicyCell};
     use crate::shared::policy::{PERMISSION_PLUGIN, PERMISSION_UI};
 
+    /// As many as the default has.
+    const MOST: usize = 256;
+
     fn sender(id: &str) -> Arc<Subject> {
         let policy = PolicyCell::new(PluginPolicy::new());
         Arc::new(Subject::new(PluginId::new(id).unwrap(), policy, None, Arc::default(), Arc::default()))
     }
 
     fn put(mailbox: &mut Mailbox, from: &Arc<Subject>, len: usize) -> Result<(), SendStatus> {
-        mailbox.put(Message { from: Arc::clone(from), bytes: vec![0; len] }).map(drop)
+        mailbox.put(Message { from: Arc::clone(from), bytes: vec![0; len] }, MOST).map(drop)
     }
 
     #[test]
@@ -384,7 +388,7 @@ mod tests {
         let from = sender("a");
         for expected in [Some(1), Some(2), None] {
             let message = Message { from: Arc::clone(&from), bytes: Vec::new() };
-            let ended = mailbox.put(message).expect("taken").map(|(wait, _)| wait.id.0);
+            let ended = mailbox.put(message, MOST).expect("taken").map(|(wait, _)| wait.id.0);
             assert_eq!(ended, expected);
         }
         mailbox.closed = true;

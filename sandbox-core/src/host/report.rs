@@ -17,6 +17,20 @@ pub struct EnforcementReport {
     pub kernel: String,
     /// One entry for each layer, in the order in which they are put up.
     pub layers: Vec<LayerReport>,
+    /// By what each limit is held.
+    pub limits: Vec<LimitReport>,
+}
+
+/// By what one limit is held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct LimitReport {
+    /// The field of [`ResourceLimits`](crate::ResourceLimits).
+    pub limit: &'static str,
+    /// What it was when the plugin was loaded; `None` for no limit.
+    pub value: Option<u64>,
+    /// By what it is held, the strongest first.
+    pub held_by: String,
 }
 
 /// How one layer stands.
@@ -53,6 +67,11 @@ impl EnforcementReport {
         self.layers.iter().filter(|layer| !layer.enforced)
     }
 
+    /// By what one limit is held, by its field's name.
+    pub fn limit(&self, name: &str) -> Option<&LimitReport> {
+        self.limits.iter().find(|report| report.limit == name)
+    }
+
     /// How one layer stands.
     pub fn layer(&self, layer: Layer) -> Option<&LayerReport> {
         self.layers.iter().find(|report| report.layer == layer)
@@ -80,6 +99,11 @@ impl fmt::Display for EnforcementReport {
             };
             let why = layer.why_not.as_deref().unwrap_or(&layer.evidence);
             writeln!(f, "  {:<26} {mark:<8} {why}", layer.layer.name())?;
+        }
+        for LimitReport { limit, value, held_by } in &self.limits {
+            if let Some(value) = value {
+                writeln!(f, "  {limit:<26} {value:<8} {held_by}")?;
+            }
         }
         Ok(())
     }

@@ -19,9 +19,6 @@ use super::runtime::Core;
 use crate::shared::policy::PluginPermission;
 use crate::shared::wire::control::{Bytes, ServiceCallId, ToHelper, WireServiceError};
 
-/// How many calls of services may be unanswered at once.
-const MAX_SERVICE_BACKLOG: usize = 64;
-
 /// A service that the plugin calls.
 #[derive(Debug)]
 pub(crate) struct ServiceCall {
@@ -61,8 +58,9 @@ impl Instance {
         let most_bytes = usize::try_from(self.max_message_bytes)
             .unwrap_or(usize::MAX)
             .saturating_mul(MOST_LARGEST_MESSAGES);
+        let most = usize::try_from(self.subject.limits().max_pending_services).unwrap_or(usize::MAX);
         let mut backlog = lock(&self.backlog);
-        if backlog.calls.len() >= MAX_SERVICE_BACKLOG || backlog.payload_bytes > most_bytes {
+        if backlog.calls.len() >= most || backlog.payload_bytes > most_bytes {
             return Err("too many services called and not waited for");
         }
         backlog.payload_bytes = backlog.payload_bytes.saturating_add(call.payload.len());

@@ -30,6 +30,8 @@ pub enum MemoryMeter {
     /// The cgroup's own account, version 2 (`memory.current`, `memory.peak`): everything that the plugin and its programs have
     /// caused, what the kernel keeps for them included.
     CgroupV2,
+    /// The same of version 1 (`memory.usage_in_bytes`, `memory.max_usage_in_bytes`).
+    CgroupV1,
     /// What is resident of each of its processes (`VmRSS`, `VmHWM`): libraries that are shared count for each of them.
     #[default]
     Resident,
@@ -62,6 +64,8 @@ pub struct ResourceUsage {
     pub network_connections: Used,
     /// How many bytes it has printed.
     pub printed_bytes: u64,
+    /// How many of them were over a limit, and dropped.
+    pub dropped_output_bytes: u64,
 }
 
 impl Used {
@@ -128,7 +132,7 @@ impl Instance {
     /// As [`usage`](Self::usage), but for the connections, which whoever calls this may be counting.
     pub(super) fn look(&self) -> ResourceUsage {
         let mut usage = lock(&self.usage);
-        usage.printed_bytes = self.printed_bytes();
+        (usage.printed_bytes, usage.dropped_output_bytes) = self.printed_bytes();
         if usage.ended {
             return usage.clone();
         }
@@ -146,9 +150,9 @@ impl Instance {
         if let Some(cpu_time) = cpu_time {
             self.count_cpu(&mut usage, cpu_time);
         }
-        match self.cgroup.as_ref().ok().and_then(|group| group.memory()) {
-            Some((now, peak)) => {
-                usage.memory_meter = MemoryMeter::CgroupV2;
+        match self.cgroup.memory() {
+            Some((meter, now, peak)) => {
+                usage.memory_meter = meter;
                 usage.memory_bytes.see(now);
                 usage.memory_bytes.peak = usage.memory_bytes.peak.max(peak.unwrap_or(0));
             }
@@ -174,8 +178,8 @@ impl Instance {
         let (cpu_time, max_rss_kib) = reaped.unwrap_or_default();
         self.count_cpu(&mut usage, cpu_time);
         let most = &mut usage.memory_bytes.peak;
-        match self.cgroup.as_ref().ok().and_then(|group| group.memory()) {
-            Some((_, peak)) => *most = (*most).max(peak.unwrap_or(0)),
+        match self.cgroup.memory() {
+            Some((_, _, peak)) => *most = (*most).max(peak.unwrap_or(0)),
             None => *most = (*most).max(max_rss_kib.saturating_mul(1024)),
         }
         usage.network_connections.peak = usage.network_connections.peak.max(connections.unwrap_or(0));

@@ -6,14 +6,14 @@ use nix::errno::Errno;
 
 use super::cgroup::Group;
 use super::procfs::{self, HostPid, Status};
-use super::report::{EnforcementReport, LayerReport};
+use super::report::{EnforcementReport, LayerReport, LimitReport};
 use super::zygote::Zygote;
 use crate::shared::plan::HelperPlan;
 use crate::shared::plan::caps::securebits;
 use crate::shared::plan::namespaces::RootPlan;
 use crate::shared::plan::rlimits::Resource;
 use crate::shared::plan::seccomp::LEAST_PROGRAMS;
-use crate::shared::policy::{Layer, LayerPolicy, PluginId};
+use crate::shared::policy::{Layer, LayerPolicy, PluginId, ResourceLimits};
 use crate::shared::wire::report::{Failure, HelperReport, Step};
 
 /// What is known when the helper has reported.
@@ -24,7 +24,10 @@ pub(crate) struct Seen<'a> {
     pub(crate) zygote: &'a Zygote,
     pub(crate) report: &'a HelperReport,
     pub(crate) pid: HostPid,
-    pub(crate) cgroup: &'a Result<Group, String>,
+    pub(crate) limits: &'a ResourceLimits,
+    pub(crate) cgroup: &'a Group,
+    /// Whether `RLIMIT_NPROC` counts this helper alone.
+    pub(crate) counts_alone: bool,
     /// Whether the host has the filter's listener.
     pub(crate) has_listener: bool,
 }
@@ -66,7 +69,41 @@ pub(crate) fn verify(seen: &Seen<'_>) -> EnforcementReport {
             why_not: finding.why_not,
         }
     });
-    EnforcementReport { plugin: seen.plugin.clone(), kernel: kernel_release(), layers: layers.collect() }
+    EnforcementReport {
+        plugin: seen.plugin.clone(),
+        kernel: kernel_release(),
+        layers: layers.collect(),
+        limits: limits(seen),
+    }
+}
+
+/// By what each limit is held, the strongest first.
+fn limits(seen: &Seen<'_>) -> Vec<LimitReport> {
+    let pid = seen.pid.0;
+    let and = |group: Result<String, String>, own: &str| match group {
+        Ok(group) => format!("{group}; {own}"),
+        Err(why) => format!("{own} ({why})"),
+    };
+    let share = seen.cgroup.cpu_stands_for(pid).unwrap_or_else(|why| format!("nothing: {why}"));
+    let threads = if seen.counts_alone { "RLIMIT_NPROC" } else { "nothing of its own" };
+    let host = || "the host".to_owned();
+    let rows = [
+        ("max_memory_mb", and(seen.cgroup.memory_stands_for(pid), "RLIMIT_DATA, RLIMIT_AS")),
+        ("max_cpu_time_sec", "the host, by the CPU clock of the process".to_owned()),
+        ("max_cpu_percent", share),
+        ("max_file_handles", "RLIMIT_NOFILE".to_owned()),
+        ("max_file_size_mb", "RLIMIT_FSIZE".to_owned()),
+        ("max_network_connections", "the broker".to_owned()),
+        ("max_threads", and(seen.cgroup.tasks_stand_for(pid), threads)),
+        ("max_processes", and(seen.cgroup.tasks_stand_for(pid), "the broker")),
+        ("max_message_bytes", host()),
+        ("max_output_bytes", host()),
+        ("max_output_bytes_per_sec", host()),
+        ("max_pending_services", host()),
+        ("max_queued_messages", host()),
+    ];
+    let rows = rows.into_iter();
+    rows.map(|(limit, held_by)| LimitReport { limit, value: seen.limits.value_of(limit), held_by }).collect()
 }
 
 /// The running kernel's release.
@@ -81,11 +118,8 @@ fn find(layer: Layer, seen: &Seen<'_>, status: &Status) -> Finding {
         Layer::NetworkNamespace => namespaces(seen, &["net"]),
         Layer::OtherNamespaces => namespaces(seen, &["ipc", "uts", "cgroup"]),
         Layer::EmptyRoot => empty_root(seen),
-        Layer::MemoryCgroup => match seen.cgroup {
-            Ok(group) => match group.stands_for(seen.pid.0) {
-                Some(evidence) => Finding::stands(evidence),
-                None => Finding::lacks(true, "it is in another", "the kernel does not show it there"),
-            },
+        Layer::MemoryCgroup => match seen.cgroup.memory_stands_for(seen.pid.0) {
+            Ok(evidence) => Finding::stands(evidence),
             Err(why) => Finding::lacks(false, "none", format!("{why}; the rlimits hold what it allocates")),
         },
         Layer::Rlimits => rlimits(seen),

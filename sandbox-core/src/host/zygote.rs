@@ -18,6 +18,7 @@ use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 
+use super::cgroup::Doors;
 use super::instance::Instance;
 use crate::error::PluginSandboxError;
 use crate::shared::errno::from_rustix;
@@ -123,12 +124,12 @@ impl Zygote {
         Ok((zygote, thread))
     }
 
-    /// Asks for a helper, which gets `ends`: input, output, and what it prints; in `cgroup`, if there is one.
+    /// Asks for a helper, which gets `ends`: input, output, and what it prints; in the groups behind `doors`.
     pub(crate) fn spawn(
         &self,
         id: HelperId,
         ends: [OwnedFd; 3],
-        cgroup: Option<OwnedFd>,
+        doors: Doors,
         deadline: Instant,
     ) -> Result<Spawned, PluginSandboxError> {
         let (done, spawned) = bounded(1);
@@ -139,8 +140,9 @@ impl Zygote {
             }
             book.spawning.insert(id, done);
         }
-        let request = ToZygote::Spawn { id, into_cgroup: cgroup.is_some() };
-        let descriptors: Vec<_> = ends.iter().chain(&cgroup).map(AsFd::as_fd).collect();
+        let request = ToZygote::Spawn { id, into_cgroup: doors.unified.is_some() };
+        let descriptors: Vec<_> =
+            ends.iter().chain(&doors.unified).chain(&doors.legacy).map(AsFd::as_fd).collect();
         packets::send(self.socket.as_fd(), &request, &descriptors).map_err(failed("asking for a helper"))?;
         let spawned: Result<_, _> = spawned.recv_deadline(deadline);
         let late = PluginSandboxError::Zygote { what: "it gave no helper in time", errno: Errno::ETIMEDOUT };

@@ -24,11 +24,12 @@ pub(crate) struct Mold {
     pub(crate) stack: Vec<u8>,
 }
 
-/// A helper's ends of its pipes.
+/// A helper's ends of its pipes, and the groups of version 1 that it joins.
 pub(crate) struct Ends {
     pub(crate) input: OwnedFd,
     pub(crate) output: OwnedFd,
     pub(crate) printed: OwnedFd,
+    pub(crate) tasks: Vec<OwnedFd>,
 }
 
 /// Clones one helper, into its cgroup if it has one; its id here, and its pidfd.
@@ -62,6 +63,11 @@ fn become_helper(
     namespace: Option<BorrowedFd<'_>>,
     ends: &Ends,
 ) {
+    // 0 is whoever writes: a thread that moves itself waits for nobody, and whoever moves another waits for all the kernel's
+    // processors. The host looks whether it is there.
+    for tasks in &ends.tasks {
+        let _ = rustix::io::write(tasks, b"0");
+    }
     let printed = ends.printed.as_fd();
     let mut places =
         [(null, 0), (printed, 1), (printed, 2), (ends.input.as_fd(), 3), (ends.output.as_fd(), 4)]

@@ -165,9 +165,10 @@ fn spawn(
     into_cgroup: bool,
     mut ends: Vec<OwnedFd>,
 ) -> Result<(), Errno> {
-    let cgroup = if into_cgroup { ends.pop() } else { None };
+    let mut rest = ends.split_off(ends.len().min(3)).into_iter();
+    let cgroup = if into_cgroup { rest.next() } else { None };
     let [input, output, printed] = <[OwnedFd; 3]>::try_from(ends).map_err(|_| Errno::EBADF)?;
-    let ends = Ends { input, output, printed };
+    let ends = Ends { input, output, printed, tasks: rest.collect() };
     let (mut cloned, mut cgroup_errno) = (clone::helper(mold, &ends, cgroup.as_ref()), None);
     if let (Err(errno), Some(_)) = (&cloned, cgroup) {
         // It may be this zygote that may not: the host is told, and decides whether it goes on without.

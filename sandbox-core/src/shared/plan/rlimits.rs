@@ -151,4 +151,18 @@ mod tests {
         assert!(plan.contains(&Rlimit { resource: Resource::CoreDump, soft: Some(1), hard: Some(1) }));
         assert!(plan.contains(&Rlimit { resource: Resource::Data, soft: None, hard: None }));
     }
+
+    #[test]
+    fn the_greatest_limits_that_there_are_do_not_overflow() {
+        let most = ResourceLimits::default()
+            .max_memory_mb(1 << 20)
+            .max_file_handles(1 << 19)
+            .max_file_size_mb(1 << 30)
+            .max_threads(1 << 15)
+            .max_processes(1 << 15);
+        most.check().unwrap();
+        for limit in plan(&most, true, true).iter().chain(&plan_at_start(&most, true)) {
+            assert!(limit.soft <= limit.hard, "{limit:?}");
+        }
+    }
 }

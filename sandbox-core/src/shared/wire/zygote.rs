@@ -20,8 +20,8 @@ pub(crate) struct HelperId(pub(crate) u32);
 pub(crate) enum ToZygote {
     /// The first packet: what a process that was started by accident could not know.
     Hello { wire_version: u32 },
-    /// Clone a helper. Comes with three descriptors, its input, its output, and what it prints; and, as a fourth, the cgroup
-    /// to clone it into.
+    /// Clone a helper. Comes with three descriptors, its input, its output, and what it prints; then, if `into_cgroup`, the
+    /// cgroup to clone it into; and then `tasks` of each group of version 1 that it joins.
     Spawn { id: HelperId, into_cgroup: bool },
     /// Do what needs the zygote's rights.
     Do { id: TaskId, task: Task },
