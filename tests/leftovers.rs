@@ -8,10 +8,11 @@ use std::time::Duration;
 use rig::inventory::Inventory;
 use rig::libraries::constructor_that;
 use rig::plugins::Attempts;
+use rig::wait::PATIENCE;
 use rig::{Scratch, active, library, loaded, probe, probe_with};
 use sandbox_core::{
-    App, AuditLog, Grade, PERMISSION_FILE_READ, PERMISSION_PROCESS, PluginPolicy, PluginSandbox,
-    PluginSandboxManager, ResourceLimits,
+    App, AuditLog, Backoff, Grade, PERMISSION_FILE_READ, PERMISSION_PROCESS, PluginPolicy, PluginSandbox,
+    PluginSandboxManager, QuarantineStore, ResourceLimits, RestartPolicy,
 };
 
 fn whole_life() {
@@ -115,6 +116,35 @@ fn dropped_in_every_state() {
     calling.join().expect("it ends");
 }
 
+fn restarts_and_shutdowns() {
+    let scratch = Scratch::new();
+    let store = QuarantineStore::open(scratch.at("quarantine.json")).expect("a new file");
+    let soon = Backoff::default().first(Duration::from_millis(1));
+    let later = Backoff::default().first(Duration::from_secs(3600)).most(Duration::from_secs(3600));
+    let crashed = |backoff| {
+        let policy = PluginPolicy::new().restart(RestartPolicy::on_crash().backoff(backoff));
+        let plugin = probe_with(policy);
+        plugin.quarantine_in(&store);
+        plugin.refused("abort", "");
+        plugin
+    };
+    let back = crashed(soon);
+    assert!(back.wait_until_active(PATIENCE), "it comes back");
+    drop(back);
+    drop(crashed(soon)); // at whatever moment of its restart
+    drop(crashed(later));
+    let manager = PluginSandboxManager::new();
+    for id in ["well", "hangs"] {
+        manager.register_plugin(id, PluginPolicy::new()).expect("it is new");
+        manager.load_plugin(id, library("probe")).expect("it loads");
+        manager.activate_plugin(id, ()).expect("it activates");
+    }
+    let hangs = manager.create_sandbox("hangs").expect("it is there");
+    let calling = std::thread::spawn(move || drop(hangs.call("sleep_forever", b"")));
+    manager.shutdown(Duration::from_millis(100)).expect("from no service");
+    calling.join().expect("it ends");
+}
+
 fn many_at_once() {
     let manager = PluginSandboxManager::new();
     std::thread::scope(|scope| {
@@ -151,6 +181,7 @@ fn nothing_is_left_behind_however_plugins_end() {
         ("ends of all kinds", ends_of_all_kinds),
         ("programs and what they leave", programs_and_what_they_leave),
         ("sandboxes dropped in every state", dropped_in_every_state),
+        ("restarts and shutdowns", restarts_and_shutdowns),
         ("many plugins at once", many_at_once),
     ] {
         println!("{what}");

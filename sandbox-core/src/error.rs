@@ -2,12 +2,13 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use plugin_abi::{ErrorKind, MetadataError};
 
-use crate::host::library::LibraryError;
-use crate::host::{Cause, Operation, PluginState};
+use crate::host::library::{LibraryDigest, LibraryError};
+use crate::host::{Cause, Operation, PluginState, QuarantineError};
 use crate::shared::policy::{Layer, LimitError, PermissionError, PluginId, PluginIdError, PluginPermission};
 use crate::shared::wire::report::Step;
 
@@ -60,7 +61,8 @@ pub enum PluginSandboxError {
         nearest: Option<PluginId>,
     },
     /// The plugin is in a state from which this cannot be done.
-    #[error("plugin {plugin}: cannot {operation} it while it is {state}{}: it must be {allowed}",
+    #[error("plugin {plugin}: cannot {operation} it while it is {state}{}{}: it must be {allowed}",
+        restarts_in.as_ref().map(|left| format!(" in {:.1} s", left.as_secs_f64())).unwrap_or_default(),
         ended.as_ref().map(|cause| format!(" ({cause})")).unwrap_or_default())]
     WrongState {
         /// The plugin.
@@ -73,6 +75,36 @@ pub enum PluginSandboxError {
         allowed: &'static str,
         /// Why its helper ended, if it has crashed.
         ended: Option<Cause>,
+        /// In how long it is loaded again by itself, if it is.
+        restarts_in: Option<Duration>,
+    },
+    /// The library has crashed too often, and is not loaded.
+    #[error("plugin {plugin}: {} is quarantined since {}: it crashed {crashes} times, the last time because {last}",
+        path.display(), humantime::format_rfc3339_seconds(*since))]
+    Quarantined {
+        /// The plugin.
+        plugin: PluginId,
+        /// The library.
+        path: PathBuf,
+        /// Which that is.
+        digest: LibraryDigest,
+        /// Since when.
+        since: SystemTime,
+        /// How many crashes are known of it.
+        crashes: usize,
+        /// Why it ended the last time.
+        last: String,
+    },
+    /// The file that says what is quarantined cannot be used.
+    #[error(transparent)]
+    Quarantine(#[from] QuarantineError),
+    /// The plugin, or the whole manager, is being shut down, or was: nothing new begins.
+    #[error("plugin {plugin}: cannot {operation} it: it is being shut down")]
+    ShuttingDown {
+        /// The plugin.
+        plugin: PluginId,
+        /// What was asked.
+        operation: Operation,
     },
     /// A service that a plugin called asked for that plugin again, on the thread that waits for the service.
     #[error("plugin {plugin}: cannot {operation} it from a service that it is calling")]
@@ -227,6 +259,10 @@ impl PluginSandboxError {
             Self::UnknownPlugin { nearest: Some(nearest), .. } => format!("did you mean {nearest:?}?"),
             Self::UnknownPlugin { .. } => "register it first".to_owned(),
             Self::Library(error) => return error.help(),
+            Self::Quarantined { digest, .. } => format!(
+                "find out why, then clear it: QuarantineStore::clear, or `plugin-host quarantine clear {digest}`"
+            ),
+            Self::Quarantine(error) => return error.help(),
             Self::NotAPlugin { .. } => "a plugin is made with plugin_abi::export_plugin!".to_owned(),
             Self::Abi { .. } => "build the plugin against the plugin-abi of this host".to_owned(),
             Self::LayerMissing { layer, .. } => format!(
@@ -237,6 +273,9 @@ impl PluginSandboxError {
                 format!(
                     "see `plugin-host doctor`; to load it without that limit, leave {limit} at its default"
                 )
+            }
+            Self::WrongState { restarts_in: Some(_), .. } => {
+                "it comes back by itself: wait_until_active waits for it".to_owned()
             }
             Self::WrongState { ended: Some(cause), .. } => match cause.help() {
                 Some(help) => format!("load it again; {help}"),

@@ -37,18 +37,19 @@ pub use host::audit::{
     AUDIT_VERSION, AuditEvent, AuditLog, AuditOptions, AuditReadError, AuditReader, AuditRecord,
     GrantSuggester, GrantSuggestion, NotSuggested,
 };
-pub use host::library::{ExplainedModule, LibraryError};
+pub use host::library::{ExplainedModule, LibraryDigest, LibraryError};
 pub use host::{
-    AccessRequest, App, Cause, Diagnosis, EnforcementReport, EventKind, Fact, Inspection, LayerReport,
-    LimitReport, MemoryMeter, Operation, PluginHandle, PluginPolicy, PluginSandbox, PluginSandboxManager,
-    PluginState, ResourceUsage, Ruling, SandboxEvent, ServiceRequest, Used, doctor, inspect, inspect_with,
-    run,
+    AccessRequest, Answer, App, Cause, CrashRecord, Diagnosis, EnforcementReport, EventKind, Fact, Health,
+    Inspection, LayerReport, LimitReport, MemoryMeter, Operation, PluginEnding, PluginHandle, PluginPolicy,
+    PluginSandbox, PluginSandboxManager, PluginState, ProcessHealth, QuarantineError, QuarantineRecord,
+    QuarantineStore, ResourceUsage, Ruling, SandboxEvent, ServiceRequest, ShutdownReport, Used, doctor,
+    inspect, inspect_with, run,
 };
 pub use plugin_abi::{ErrorKind, PluginMetadata};
 pub use shared::policy::{
-    Demand, Grade, GradeError, Layer, LayerPolicy, LimitError, NetworkScope, PERMISSION_FILE_READ,
+    Backoff, Demand, Grade, GradeError, Layer, LayerPolicy, LimitError, NetworkScope, PERMISSION_FILE_READ,
     PERMISSION_FILE_WRITE, PERMISSION_NETWORK, PERMISSION_PLUGIN, PERMISSION_PROCESS, PERMISSION_SYSTEM,
-    PERMISSION_UI, PermissionError, PluginId, PluginIdError, PluginPermission, ResourceLimits,
-    STANDARD_PERMISSIONS, Scope, ScopeError,
+    PERMISSION_UI, PermissionError, PluginId, PluginIdError, PluginPermission, ResourceLimits, RestartPolicy,
+    RestartWhen, STANDARD_PERMISSIONS, Scope, ScopeError,
 };
 pub use shared::wire::report::Step;

@@ -27,6 +27,13 @@ pub fn watch(pid: u32) -> Watched {
     Watched { pid, pidfd }
 }
 
+/// Takes hold of a process, if it lives.
+pub fn watch_if_alive(pid: u32) -> Option<Watched> {
+    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+    let pidfd = pidfd_open(raw, PidfdFlags::empty()).ok()?;
+    Some(Watched { pid, pidfd })
+}
+
 impl Watched {
     /// Whether it has ended, without waiting.
     pub fn has_ended(&self) -> bool {

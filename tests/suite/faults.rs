@@ -259,7 +259,7 @@ fn bytes_that_are_no_message_end_the_plugin_and_nothing_else() {
             })
             .collect()
     };
-    let cases: [(&str, Vec<u8>); 7] = [
+    let cases: [(&str, Vec<u8>); 10] = [
         ("random bytes", random.clone()),
         ("the largest length", u32::MAX.to_le_bytes().to_vec()),
         ("an empty frame", frame(&[])),
@@ -267,6 +267,10 @@ fn bytes_that_are_no_message_end_the_plugin_and_nothing_else() {
         ("a frame of random bytes", frame(&random)),
         // A reply that nobody waits for: number 4 is `Returned`, for a call that was never made.
         ("a reply to no call", frame(&[4, 0xff, 0x7f, 0, 0])),
+        // Number 6 is `Pong`, the answer to a ping that nobody sent.
+        ("an answer to no ping", frame(&[6, 1])),
+        ("an answer to a ping that is cut off", frame(&[6])),
+        ("an answer to a ping with more behind it", frame(&[6, 1, 1])),
         // A service call with a name that claims to be enormous.
         ("a service with an endless name", frame(&[5, 1, 0, 0xff, 0xff, 0xff, 0xff, 0x0f])),
     ];

@@ -27,6 +27,7 @@ mod revoke;
 mod services;
 mod spec_examples;
 mod stock;
+mod supervision;
 mod system;
 mod weakened;
 
@@ -34,6 +35,13 @@ mod weakened;
 #[test]
 #[ignore = "the body of child processes that other tests start"]
 fn child() {
-    let parts = [audit::PARTS, containment::PARTS, host_conditions::PARTS, hostile::PARTS, weakened::PARTS];
+    let parts = [
+        audit::PARTS,
+        containment::PARTS,
+        host_conditions::PARTS,
+        hostile::PARTS,
+        supervision::PARTS,
+        weakened::PARTS,
+    ];
     rig::child::play(&parts.concat());
 }

@@ -27,6 +27,7 @@ pub(crate) fn serve(link: &Arc<Link>, mut plugin: LoadedPlugin) -> ! {
                 let result = operate(link, || plugin.call(&method, &payload));
                 FromHelper::Returned { id, result: fits(link, result) }
             }
+            ToHelper::Ping { id } => FromHelper::Pong { id },
             ToHelper::Unload => {
                 // Drop, exit handlers and the libraries' destructors run: the host waits for the end, with a deadline.
                 let _ = plugin.close();

@@ -70,6 +70,12 @@ pub enum Cause {
     },
     /// A request of its kept a broker's worker from coming to an end.
     Stalled,
+    /// The thread that it is called on was found stopped, or ended before the others, twice in a row: nobody could call it
+    /// any more.
+    Hung {
+        /// Which of it.
+        how: String,
+    },
     /// A person ended it, through the host's monitor. Nobody but a person should start it again.
     ByOperator {
         /// The user who asked for it.
@@ -83,6 +89,13 @@ impl Cause {
     /// Whether the host wanted it to end, and it is not a crash.
     pub fn was_asked_for(&self) -> bool {
         matches!(self, Self::Unloaded | Self::HostShutdown)
+    }
+
+    /// Whether it speaks against the plugin: neither somebody's wish, nor a misfortune of the host's own, nor an exit with
+    /// code 0. These are counted, and lead to quarantine.
+    pub fn is_crash(&self) -> bool {
+        let clean = matches!(self, Self::Exited { code: 0 } | Self::Revoked { .. });
+        !(clean || self.was_asked_for() || matches!(self, Self::ByOperator { .. } | Self::ZygoteLost))
     }
 
     /// What to do about it, where something can be done.
@@ -101,6 +114,7 @@ impl Cause {
                     Operation::Activate => "activate_timeout",
                     Operation::Call => "call_timeout",
                     Operation::Deactivate | Operation::Unload => "deactivate_timeout",
+                    Operation::Check => "the timeout of the check",
                 };
                 format!("if it is not hanging, raise {field}")
             }
@@ -147,6 +161,7 @@ impl fmt::Display for Cause {
             Self::Revoked { permission, object } => {
                 write!(f, "it still had {object} in its hands when {permission} was revoked")
             }
+            Self::Hung { how } => write!(f, "{how}, and it was killed"),
             Self::Stalled => f.write_str("a request of its stalled the broker, and it was killed"),
             Self::ByOperator { uid } => write!(f, "an operator (uid {uid}) ended it through the monitor"),
             Self::ZygoteLost => f.write_str("the zygote ended, and its helpers with it"),

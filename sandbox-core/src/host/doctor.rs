@@ -53,8 +53,15 @@ pub struct Fact {
 pub fn doctor() -> Result<Diagnosis, PluginSandboxError> {
     let everything = Layer::ALL.into_iter().fold(LayerPolicy::strict(), LayerPolicy::best_effort);
     let policy = PluginPolicy::new().layers(everything);
-    let entry =
-        Arc::new(Entry::new(PluginId::new("doctor")?, policy, None, None, Arc::default(), Arc::default())?);
+    let entry = Entry::new(
+        PluginId::new("doctor")?,
+        policy,
+        None,
+        None,
+        Arc::default(),
+        Arc::default(),
+        Arc::default(),
+    )?;
     entry.subject().begin(Operation::Load)?;
     let runtime = Runtime::shared(None)?;
     let zygote = runtime.zygote()?;

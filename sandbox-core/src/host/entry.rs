@@ -1,12 +1,14 @@
 //! A registered plugin and the helper it has at the moment: the operations, one at a time.
 //!
-//! Runs in the host, on any thread. Owns whose turn it is. When it goes, its helper goes.
+//! Runs in the host, on any thread. Owns whose turn it is, and who is let in at all. When the last that holds it goes, its
+//! helper goes, and nothing brings it back.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::ThreadId;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use plugin_abi::{ErrorKind, PluginMetadata};
 use rustix::process::{Pid, Rlimit};
@@ -15,18 +17,22 @@ use super::app::App;
 use super::broker::{self, Brokered, HeldFiles};
 use super::cause::Cause;
 use super::decider::DeciderCell;
-use super::events::{EventHub, escape};
-use super::instance::{Expect, Instance, Reply};
+use super::events::{EventHub, EventKind, escape};
+use super::health::{Answer, Health, ProcessHealth};
+use super::instance::{Expect, GONE_TIMEOUT, Instance, Reply};
 use super::library;
 use super::lifecycle::{Operation, Outcome, PluginState};
+use super::load;
 use super::lock::lock;
 use super::mediated;
 use super::messages::Exchange;
 use super::policy::{PluginPolicy, PolicyCell};
 use super::procfs;
+use super::quarantine::StoreCell;
 use super::report::EnforcementReport;
 use super::runtime::Runtime;
-use super::subject::Subject;
+use super::subject::{Due, Subject};
+use super::supervise;
 use super::usage::ResourceUsage;
 use super::verify::kernel_label;
 use crate::error::PluginSandboxError;
@@ -43,12 +49,70 @@ pub(crate) struct Entry {
     program: Option<PathBuf>,
     current: Mutex<Current>,
     turn: Mutex<()>,
-    operator: Mutex<Option<ThreadId>>,
+    operator: Mutex<Option<Operator>>,
+    admission: Mutex<Admission>,
+    left: Condvar,
+    wanted: Mutex<Wanted>,
+    /// Held while a crash is written down.
+    writing: Mutex<()>,
     /// Held while limits reach a helper: those that change during a load, which the helper may overwrite with what it
     /// was made with, are told to it again at the load's end.
     limits_turn: Mutex<()>,
     /// Held while the allowed modules change.
     modules_turn: Mutex<()>,
+}
+
+/// Who has the turn.
+#[derive(Debug, Clone, Copy)]
+struct Operator {
+    thread: ThreadId,
+    operation: Operation,
+    since: Instant,
+}
+
+/// Who has been let in: an operation that has its turn, or waits for it.
+#[derive(Debug, Default)]
+struct Admission {
+    inside: usize,
+    /// How many wait for all to leave, and let nobody in meanwhile.
+    draining: usize,
+    /// Nobody is let in ever again.
+    shut: bool,
+}
+
+struct Admitted<'a>(&'a Entry);
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.admission).inside -= 1;
+        self.0.left.notify_all();
+    }
+}
+
+/// What a restart brings back; kept only of a plugin that may be restarted.
+#[derive(Default)]
+struct Wanted {
+    path: Option<PathBuf>,
+    /// The services, if it was active.
+    app: Option<App>,
+}
+
+/// Holds a plugin. When the last one goes, the plugin's helper goes, and no restart brings it back: whoever looks after
+/// restarts holds the entry itself, for a moment.
+pub(crate) struct Held(Arc<Entry>);
+
+impl Deref for Held {
+    type Target = Arc<Entry>;
+
+    fn deref(&self) -> &Arc<Entry> {
+        &self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 /// What it has at the moment.
@@ -89,8 +153,10 @@ impl Entry {
         managers: Option<Arc<EventHub>>,
         decider: Arc<DeciderCell>,
         exchange: Arc<Exchange>,
-    ) -> Result<Self, PluginSandboxError> {
+        store: Arc<StoreCell>,
+    ) -> Result<Held, PluginSandboxError> {
         policy.limits.check()?;
+        policy.restart.check()?;
         policy.modules.iter().try_for_each(|soname| library::check_name(soname))?;
         for (permission, grade) in &policy.permissions {
             if let Some(grade) = grade {
@@ -98,15 +164,21 @@ impl Entry {
                 mediated::can_be_had(*grade)?;
             }
         }
-        Ok(Self {
-            subject: Arc::new(Subject::new(id, PolicyCell::new(policy), managers, decider, exchange)),
+        let entry = Arc::new(Self {
+            subject: Arc::new(Subject::new(id, PolicyCell::new(policy), managers, decider, exchange, store)),
             program,
             current: Mutex::default(),
             turn: Mutex::new(()),
             operator: Mutex::new(None),
+            admission: Mutex::default(),
+            left: Condvar::new(),
+            wanted: Mutex::default(),
+            writing: Mutex::new(()),
             limits_turn: Mutex::new(()),
             modules_turn: Mutex::new(()),
-        })
+        });
+        entry.subject.set_entry(Arc::downgrade(&entry));
+        Ok(Held(entry))
     }
 
     pub(crate) fn subject(&self) -> &Arc<Subject> {
@@ -211,42 +283,82 @@ impl Entry {
 
     // ---- operations
 
+    /// Lets an operation in, which then waits for its turn; not once all are to leave.
+    fn admit(&self, operation: Operation) -> Result<Admitted<'_>, PluginSandboxError> {
+        let mut admission = lock(&self.admission);
+        if admission.shut || admission.draining > 0 {
+            return Err(PluginSandboxError::ShuttingDown { plugin: self.subject.id().clone(), operation });
+        }
+        admission.inside += 1;
+        Ok(Admitted(self))
+    }
+
+    /// Waits until all have left, or for so long. Whether they have.
+    pub(crate) fn wait_idle(&self, until: Instant) -> bool {
+        let admission = lock(&self.admission);
+        let left = until.saturating_duration_since(Instant::now());
+        let waited = self.left.wait_timeout_while(admission, left, |admission| admission.inside > 0);
+        waited.unwrap_or_else(PoisonError::into_inner).0.inside == 0
+    }
+
+    /// Whether this thread runs a service for the operation under way.
+    pub(crate) fn is_operated_here(&self) -> bool {
+        lock(&self.operator).is_some_and(|operator| operator.thread == std::thread::current().id())
+    }
+
     /// Waits for the plugin to be free. A service that it waits for on this very thread would wait for ever.
     fn turn(&self, operation: Operation) -> Result<Turn<'_>, PluginSandboxError> {
-        let this = std::thread::current().id();
-        if *lock(&self.operator) == Some(this) {
+        if self.is_operated_here() {
             return Err(PluginSandboxError::Reentrant { plugin: self.subject.id().clone(), operation });
         }
         let turn = lock(&self.turn);
-        *lock(&self.operator) = Some(this);
-        Ok(Turn { entry: self, _turn: turn })
+        Ok(self.taken(turn, operation))
     }
 
     /// The turn, if nobody has it.
-    fn free_turn(&self) -> Option<Turn<'_>> {
+    fn free_turn(&self, operation: Operation) -> Option<Turn<'_>> {
         let turn = match self.turn.try_lock() {
             Ok(turn) => turn,
             Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
-        *lock(&self.operator) = Some(std::thread::current().id());
-        Some(Turn { entry: self, _turn: turn })
+        Some(self.taken(turn, operation))
     }
 
-    /// Loads, with `load` doing the work.
+    fn taken<'a>(&'a self, turn: MutexGuard<'a, ()>, operation: Operation) -> Turn<'a> {
+        let (thread, since) = (std::thread::current().id(), Instant::now());
+        *lock(&self.operator) = Some(Operator { thread, operation, since });
+        Turn { entry: self, _turn: turn }
+    }
+
+    /// Loads what is at `path`.
     pub(crate) fn load(
-        &self,
-        load: impl FnOnce() -> Result<Loaded, PluginSandboxError>,
+        self: &Arc<Self>,
+        path: &Path,
     ) -> Result<(Arc<PluginMetadata>, Arc<EnforcementReport>), PluginSandboxError> {
+        let _admitted = self.admit(Operation::Load)?;
         let _turn = self.turn(Operation::Load)?;
         let before = self.subject.begin(Operation::Load)?;
-        match load() {
+        let loaded = self.load_in_turn(path, before)?;
+        if self.subject.restarts() {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+            drop(std::mem::replace(&mut *lock(&self.wanted), Wanted { path: Some(path), app: None }));
+        }
+        Ok(loaded)
+    }
+
+    fn load_in_turn(
+        self: &Arc<Self>,
+        path: &Path,
+        before: PluginState,
+    ) -> Result<(Arc<PluginMetadata>, Arc<EnforcementReport>), PluginSandboxError> {
+        match load::load(self, path) {
             Ok(loaded) => {
                 let mut current = lock(&self.current);
                 current.runtime = Some(loaded.runtime);
                 current.activated_before = false;
                 drop(current);
-                if !self.subject.settle(PluginState::Loading, PluginState::Loaded) {
+                if !self.subject.loaded() {
                     // It ended, or was unloaded, just after.
                     return Err(self.ended(Operation::Load, loaded.instance.wait_end()));
                 }
@@ -258,8 +370,12 @@ impl Entry {
                     instance.kill(Some(Cause::Unloaded));
                     instance.wait_end();
                 }
-                let touched = matches!(error, PluginSandboxError::LoadFailed { .. });
-                let to = if touched { PluginState::Unloaded } else { before };
+                let to = match (&error, before) {
+                    (PluginSandboxError::Quarantined { .. }, _) => PluginState::Quarantined,
+                    (PluginSandboxError::LoadFailed { .. }, _) => PluginState::Unloaded,
+                    (_, PluginState::Restarting) => PluginState::Crashed,
+                    (_, before) => before,
+                };
                 self.subject.settle(PluginState::Loading, to);
                 Err(error)
             }
@@ -283,8 +399,14 @@ impl Entry {
     }
 
     pub(crate) fn activate(&self, app: App) -> Result<(), PluginSandboxError> {
+        let _admitted = self.admit(Operation::Activate)?;
         let _turn = self.turn(Operation::Activate)?;
+        self.activate_in_turn(app)
+    }
+
+    fn activate_in_turn(&self, app: App) -> Result<(), PluginSandboxError> {
         self.subject.begin(Operation::Activate)?;
+        let kept = self.subject.restarts().then(|| app.clone());
         let instance = self.living(Operation::Activate)?;
         instance.set_app(app);
         let before = std::mem::replace(&mut lock(&self.current).activated_before, true);
@@ -292,16 +414,24 @@ impl Entry {
         let timeout = self.subject.limits().activate_timeout;
         let reply =
             instance.transact(Some(&ToHelper::Activate), Expect::Activated, Operation::Activate, timeout);
-        self.concluded(Operation::Activate, PluginState::Activating, reply)
+        self.concluded(Operation::Activate, PluginState::Activating, reply)?;
+        if kept.is_some() {
+            // Still in turn: a restart finds it.
+            let before = std::mem::replace(&mut lock(&self.wanted).app, kept);
+            drop(before);
+        }
+        Ok(())
     }
 
     pub(crate) fn deactivate(&self) -> Result<(), PluginSandboxError> {
+        let _admitted = self.admit(Operation::Deactivate)?;
         let _turn = self.turn(Operation::Deactivate)?;
         self.deactivate_in_turn()
     }
 
     fn deactivate_in_turn(&self) -> Result<(), PluginSandboxError> {
         self.subject.begin(Operation::Deactivate)?;
+        self.release_services();
         let instance = self.living(Operation::Deactivate)?;
         let timeout = self.subject.limits().deactivate_timeout;
         let order = ToHelper::Deactivate;
@@ -330,6 +460,7 @@ impl Entry {
     }
 
     pub(crate) fn call(&self, method: &str, payload: &[u8]) -> Result<Vec<u8>, PluginSandboxError> {
+        let _admitted = self.admit(Operation::Call)?;
         let _turn = self.turn(Operation::Call)?;
         self.subject.begin(Operation::Call)?;
         let instance = self.living(Operation::Call)?;
@@ -354,9 +485,18 @@ impl Entry {
 
     /// Ends the helper: politely if it is idle, at once if it is in an operation, which then fails.
     pub(crate) fn unload(&self) -> Result<(), PluginSandboxError> {
-        let own = *lock(&self.operator) == Some(std::thread::current().id());
+        // First of all: whatever comes to an end from here on stays so.
+        self.subject.give_up();
+        supervise::forget(self);
+        let unloaded = self.unload_for_good();
+        self.release_services();
+        self.write_down_crashes();
+        unloaded
+    }
+
+    fn unload_for_good(&self) -> Result<(), PluginSandboxError> {
         // Taken like any other: a service that runs during `deactivate` below, on this thread, must not wait for it.
-        let turn = if own { None } else { self.free_turn() };
+        let turn = if self.is_operated_here() { None } else { self.free_turn(Operation::Unload) };
         if turn.is_none() {
             self.subject.begin(Operation::Unload)?;
             // There may be none yet, in a load that has only begun: the load finds out that it is not wanted.
@@ -400,6 +540,168 @@ impl Entry {
         }
     }
 
+    /// Lets nobody in any more, waits until all that were let in have left, or until then, and unloads.
+    pub(crate) fn drain(&self, until: Instant) -> Result<(), PluginSandboxError> {
+        if self.is_operated_here() {
+            let operation = Operation::Unload;
+            return Err(PluginSandboxError::Reentrant { plugin: self.subject.id().clone(), operation });
+        }
+        lock(&self.admission).draining += 1;
+        self.wait_idle(until);
+        let unloaded = self.unload();
+        lock(&self.admission).draining -= 1;
+        unloaded
+    }
+
+    /// Nobody is let in ever again, and nothing comes back.
+    pub(crate) fn shut(&self) {
+        lock(&self.admission).shut = true;
+        self.subject.give_up();
+    }
+
+    /// Ends the helper at once, whatever is under way, since the host shuts down.
+    pub(crate) fn end_for_shutdown(&self) {
+        // A load that has no helper yet finds out that it is not wanted.
+        let _ = self.subject.begin(Operation::Unload);
+        if let Some(instance) = self.instance() {
+            instance.kill_for_shutdown();
+        }
+    }
+
+    /// What its helper came to; `None` if it never had one, or has one that lives.
+    pub(crate) fn end(&self) -> Option<Cause> {
+        self.instance()?.end()
+    }
+
+    /// Whether there is anything to be ended.
+    pub(crate) fn is_up(&self) -> bool {
+        lock(&self.admission).inside > 0 || self.instance().is_some_and(|instance| instance.end().is_none())
+    }
+
+    /// The last that held it has gone.
+    fn close(&self) {
+        self.shut();
+        // An error is a plugin that has nothing to be unloaded.
+        let _ = self.subject.begin(Operation::Unload);
+        supervise::forget(self);
+        self.release_services();
+        if let Some(instance) = self.instance().filter(|instance| instance.end().is_none()) {
+            instance.kill(Some(Cause::Unloaded));
+            instance.wait_end();
+        }
+        // A restart that was under way finds out; unless it is the one that runs this, by a service.
+        if !self.is_operated_here() {
+            self.wait_idle(Instant::now() + GONE_TIMEOUT);
+        }
+        self.write_down_crashes();
+        let current = std::mem::take(&mut *lock(&self.current));
+        drop(current);
+    }
+
+    // ---- restarts
+
+    /// Lets the services go that a restart would have offered, if it does not come back.
+    fn release_services(&self) {
+        let app = lock(&self.wanted).app.take();
+        drop(app); // with no lock held: a service may own anything
+    }
+
+    /// Writes down what has crashed. Once this returns, whoever asks the store knows of it.
+    pub(crate) fn write_down_crashes(&self) {
+        let _one_at_a_time = lock(&self.writing);
+        let policy = self.subject.policy().restart;
+        while let Some(crash) = self.subject.next_crash() {
+            let most = policy.crashes.unwrap_or(u32::MAX);
+            let store = self.subject.store().get();
+            let record = store.record(crash.digest, &crash.path, crash.record, most, policy.window);
+            if let Some(record) = record {
+                self.subject.quarantine(&record);
+            }
+        }
+    }
+
+    /// What is to be done about a plugin that has ended. Waits for the disk, for its turn, and for the plugin.
+    pub(crate) fn look_after(self: &Arc<Self>) {
+        self.write_down_crashes();
+        match self.subject.restart_due(false) {
+            Due::At(due) => supervise::look_at(&Arc::downgrade(self), due),
+            Due::Now { .. } => self.restart(),
+            Due::Never => {
+                let mut wanted = lock(&self.wanted);
+                let app = if self.subject.is_kept_up() { None } else { wanted.app.take() };
+                drop(wanted);
+                drop(app);
+            }
+        }
+    }
+
+    /// Loads it again, and activates it if it was active. Gives way to whatever the host wants of it.
+    fn restart(self: &Arc<Self>) {
+        let Ok(_admitted) = self.admit(Operation::Load) else { return };
+        let Ok(_turn) = self.turn(Operation::Load) else { return };
+        if let Some(instance) = self.instance() {
+            instance.wait_end(); // whoever ended it may still be at it
+        }
+        let Due::Now { attempt } = self.subject.restart_due(true) else { return };
+        match self.bring_back() {
+            Ok(()) => self.subject.publish(|| EventKind::Restarted { attempt }),
+            Err(error) => {
+                let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
+                let why = escape(format!("{error}{}", source.unwrap_or_default()).as_bytes());
+                tracing::debug!(plugin = %self.subject.id(), attempt, %why, "a restart failed");
+                if let Some(instance) = self.instance().filter(|instance| instance.end().is_none()) {
+                    instance.kill(Some(Cause::Unloaded));
+                    instance.wait_end();
+                }
+                self.subject.restart_failed(why);
+                supervise::look_at(&Arc::downgrade(self), Instant::now());
+            }
+        }
+    }
+
+    fn bring_back(self: &Arc<Self>) -> Result<(), PluginSandboxError> {
+        let (path, app) = {
+            let wanted = lock(&self.wanted);
+            (wanted.path.clone().unwrap_or_default(), wanted.app.clone())
+        };
+        self.load_in_turn(&path, PluginState::Restarting)?;
+        match app {
+            Some(app) => self.activate_in_turn(app),
+            None => Ok(()),
+        }
+    }
+
+    // ---- health
+
+    /// Asks the helper for an answer, if nothing is under way in it.
+    pub(crate) fn check_health(&self, timeout: Duration) -> Result<Health, PluginSandboxError> {
+        if self.is_operated_here() {
+            let operation = Operation::Check;
+            return Err(PluginSandboxError::Reentrant { plugin: self.subject.id().clone(), operation });
+        }
+        let answer = match self.free_turn(Operation::Check) {
+            Some(_turn) => {
+                self.subject.begin(Operation::Check)?;
+                let instance = self.living(Operation::Check)?;
+                let id = instance.next_call();
+                let asked = Instant::now();
+                let order = ToHelper::Ping { id };
+                match instance.transact(Some(&order), Expect::Pong(id), Operation::Check, timeout) {
+                    Ok(_) => Answer::Answered { after: asked.elapsed() },
+                    Err(cause) => return Err(self.ended(Operation::Check, cause)),
+                }
+            }
+            None => match *lock(&self.operator) {
+                Some(Operator { operation, since, .. }) => Answer::Busy { operation, since: since.elapsed() },
+                // It ends at this moment.
+                None => Answer::Busy { operation: Operation::Call, since: Duration::ZERO },
+            },
+        };
+        let instance = self.instance().filter(|instance| instance.end().is_none());
+        let process = instance.and_then(|instance| ProcessHealth::of(&instance));
+        Ok(Health { state: self.subject.state(), answer, process })
+    }
+
     /// The living helper; its end if it has none.
     fn living(&self, operation: Operation) -> Result<Arc<Instance>, PluginSandboxError> {
         let instance = self.instance();
@@ -422,14 +724,6 @@ impl Entry {
         };
         let message = escape(fault.message.as_bytes());
         PluginSandboxError::PluginFailed { plugin: self.subject.id().clone(), operation, kind, message }
-    }
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        let Some(instance) = self.instance().filter(|instance| instance.end().is_none()) else { return };
-        instance.kill(Some(Cause::Unloaded));
-        instance.wait_end();
     }
 }
 
@@ -469,6 +763,6 @@ pub(crate) fn apply_limits(instance: &Instance, limits: &ResourceLimits) -> Resu
 }
 
 /// How long is left of a timeout that began then.
-pub(crate) fn left_of(timeout: Duration, began: std::time::Instant) -> Duration {
+pub(crate) fn left_of(timeout: Duration, began: Instant) -> Duration {
     timeout.saturating_sub(began.elapsed())
 }

@@ -6,11 +6,12 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::cause::Cause;
+use super::library::LibraryDigest;
 use super::lifecycle::PluginState;
 use crate::shared::policy::{PluginId, PluginPermission};
 
@@ -80,6 +81,31 @@ pub enum EventKind {
     Ended {
         /// Why.
         cause: Cause,
+    },
+    /// It is loaded again in a while, as its restart policy says.
+    RestartScheduled {
+        /// Which restart in a row, from 1 on.
+        attempt: u32,
+        /// In how long.
+        delay: Duration,
+        /// Why: the cause of its end, or what became of the restart before; escaped.
+        why: String,
+    },
+    /// It is back where it was before it ended: loaded, or active.
+    Restarted {
+        /// Which restart in a row it was.
+        attempt: u32,
+    },
+    /// Its library has crashed too often, and is not loaded until that is cleared.
+    Quarantined {
+        /// Which library.
+        digest: LibraryDigest,
+        /// Where it is, escaped.
+        path: String,
+        /// How many crashes are known of it.
+        crashes: u32,
+        /// Why it ended the last time.
+        why: String,
     },
     /// The very same access or service call came again and again, and is not told each time.
     Repeated {

@@ -39,7 +39,7 @@ use crate::shared::wire::zygote::{HelperId, Reaped};
 pub(super) const MOST_LARGEST_MESSAGES: usize = 4;
 
 /// How long a killed helper may take to be gone. The kernel needs milliseconds; a machine in trouble longer.
-const GONE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const GONE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a caller waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,7 @@ pub(crate) enum Expect {
     Activated,
     Deactivated,
     Returned(CallId),
+    Pong(CallId),
 }
 
 /// What a caller gets.
@@ -59,6 +60,7 @@ pub(crate) enum Reply {
     /// Of `activate` or `deactivate`.
     Done(Result<(), Fault>),
     Returned(Result<Bytes, Fault>),
+    Pong,
 }
 
 /// What comes to a waiting caller.
@@ -291,6 +293,7 @@ impl Instance {
             FromHelper::Activated(result) => (Expect::Activated, Reply::Done(result)),
             FromHelper::Deactivated(result) => (Expect::Deactivated, Reply::Done(result)),
             FromHelper::Returned { id, result } => (Expect::Returned(id), Reply::Returned(result)),
+            FromHelper::Pong { id } => (Expect::Pong(id), Reply::Pong),
         };
         let mut waiting = lock(&self.waiting);
         match waiting.take_if(|waiting| waiting.expect == got) {
@@ -376,6 +379,16 @@ impl Instance {
     /// Ends it although its end was asked for already: `why` counts now.
     pub(crate) fn kill_for_good(&self, why: Cause) {
         lock(&self.ending).decided = Some(why);
+        self.kill(None);
+    }
+
+    /// Ends it since the host shuts down, also if it was being unloaded already.
+    pub(crate) fn kill_for_shutdown(&self) {
+        let mut ending = lock(&self.ending);
+        if ending.decided.as_ref().is_none_or(|decided| *decided == Cause::Unloaded) {
+            ending.decided = Some(Cause::HostShutdown);
+        }
+        drop(ending);
         self.kill(None);
     }
 

@@ -7,7 +7,8 @@ use std::fmt;
 /// Where a plugin stands.
 ///
 /// `Registered -> Loaded -> Active -> Loaded -> Unloaded`, with a state for each way between; from any with a living
-/// helper also to `Crashed`. From `Unloaded` and `Crashed` it may be loaded again, into a new helper.
+/// helper also to `Crashed`. From `Unloaded` and `Crashed` it may be loaded again, into a new helper: by the host, or, where
+/// its [`RestartPolicy`](crate::RestartPolicy) says so, by itself, by way of `Restarting`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PluginState {
@@ -27,6 +28,10 @@ pub enum PluginState {
     Unloaded,
     /// Its helper has ended by itself, or was ended for a cause.
     Crashed,
+    /// The same, and it is loaded again as soon as its back-off is over. An unload keeps it from that.
+    Restarting,
+    /// Its library has crashed too often, and is not loaded until that is cleared.
+    Quarantined,
 }
 
 /// What a host may ask of a plugin.
@@ -43,6 +48,8 @@ pub enum Operation {
     Deactivate,
     /// `unload_plugin`.
     Unload,
+    /// `check_health`.
+    Check,
 }
 
 impl fmt::Display for PluginState {
@@ -56,6 +63,8 @@ impl fmt::Display for PluginState {
             Self::Deactivating => "deactivating",
             Self::Unloaded => "unloaded",
             Self::Crashed => "crashed",
+            Self::Restarting => "restarting",
+            Self::Quarantined => "quarantined",
         })
     }
 }
@@ -68,6 +77,7 @@ impl fmt::Display for Operation {
             Self::Call => "call",
             Self::Deactivate => "deactivate",
             Self::Unload => "unload",
+            Self::Check => "check",
         })
     }
 }
@@ -83,33 +93,42 @@ pub(crate) enum Outcome {
 /// The states from which an operation may begin, in words.
 pub(crate) fn allowed_from(operation: Operation) -> &'static str {
     match operation {
-        Operation::Load => "registered, unloaded or crashed",
+        Operation::Load => "registered, unloaded, crashed, restarting or quarantined",
         Operation::Activate => "loaded",
         Operation::Call | Operation::Deactivate => "active",
-        Operation::Unload => "loaded or active",
+        Operation::Unload => "loaded, active or restarting",
+        Operation::Check => "loaded or active",
     }
 }
 
 /// The state in which `operation` is under way, if it may begin in `state`.
 pub(crate) fn begin(state: PluginState, operation: Operation) -> Option<PluginState> {
-    use PluginState::{Activating, Active, Crashed, Deactivating, Loaded, Loading, Registered, Unloaded};
+    use PluginState::{
+        Activating, Active, Crashed, Deactivating, Loaded, Loading, Quarantined, Registered, Restarting,
+        Unloaded,
+    };
     match (operation, state) {
-        (Operation::Load, Registered | Unloaded | Crashed) => Some(Loading),
+        (Operation::Load, Registered | Unloaded | Crashed | Restarting | Quarantined) => Some(Loading),
         (Operation::Activate, Loaded) => Some(Activating),
         (Operation::Call, Active) => Some(Active),
         (Operation::Deactivate, Active) => Some(Deactivating),
+        (Operation::Check, Loaded | Active) => Some(state),
         // During another operation too: that one then ends.
-        (Operation::Unload, Loading | Loaded | Activating | Active | Deactivating) => Some(Unloaded),
+        (Operation::Unload, Loading | Loaded | Activating | Active | Deactivating | Restarting) => {
+            Some(Unloaded)
+        }
         _ => None,
     }
 }
 
-/// The state after `operation`, which was under way.
+/// The state after `operation`, which was under way and has one of its own.
 pub(crate) fn finish(operation: Operation, outcome: Outcome) -> PluginState {
     match (operation, outcome) {
         (Operation::Load, Outcome::Succeeded) => PluginState::Loaded,
         (Operation::Load, Outcome::Refused) => PluginState::Unloaded,
-        (Operation::Activate, Outcome::Succeeded) | (Operation::Call, _) => PluginState::Active,
+        (Operation::Activate, Outcome::Succeeded) | (Operation::Call | Operation::Check, _) => {
+            PluginState::Active
+        }
         // A plugin whose `deactivate` failed is not active any more: it may be activated again, or unloaded.
         (Operation::Activate, Outcome::Refused) | (Operation::Deactivate, _) => PluginState::Loaded,
         (Operation::Unload, _) => PluginState::Unloaded,
@@ -120,7 +139,7 @@ pub(crate) fn finish(operation: Operation, outcome: Outcome) -> PluginState {
 mod tests {
     use super::*;
 
-    const ALL: [PluginState; 8] = [
+    const ALL: [PluginState; 10] = [
         PluginState::Registered,
         PluginState::Loading,
         PluginState::Loaded,
@@ -129,6 +148,8 @@ mod tests {
         PluginState::Deactivating,
         PluginState::Unloaded,
         PluginState::Crashed,
+        PluginState::Restarting,
+        PluginState::Quarantined,
     ];
 
     #[test]
@@ -146,7 +167,9 @@ mod tests {
 
     #[test]
     fn an_operation_begins_only_from_the_states_that_its_error_names() {
-        for operation in [Operation::Load, Operation::Activate, Operation::Call, Operation::Deactivate] {
+        for operation in
+            [Operation::Load, Operation::Activate, Operation::Call, Operation::Deactivate, Operation::Check]
+        {
             for state in ALL {
                 let named = allowed_from(operation).split([',', ' ']).any(|word| word == state.to_string());
                 assert_eq!(begin(state, operation).is_some(), named, "{operation} from {state}");

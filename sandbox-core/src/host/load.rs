@@ -117,6 +117,7 @@ fn check(entry: &Entry, path: &Path) -> Result<Checked, PluginSandboxError> {
         return Err(PluginSandboxError::Abi { path: library.path, difference });
     }
     protected::protect_loaded(&library.path);
+    judge_past(entry, &library)?;
     let names = entry.subject().policy().modules();
     let allowed = |soname: &str| names.contains(soname);
     let system = system_folders();
@@ -137,6 +138,30 @@ fn check(entry: &Entry, path: &Path) -> Result<Checked, PluginSandboxError> {
     order.push(place.clone());
     let served = Served::new(library, &place, modules, &allowed);
     Ok(Checked { metadata, served, order, allowed: names })
+}
+
+/// Refuses a library that has crashed too often, where that counts.
+fn judge_past(entry: &Entry, library: &SealedLibrary) -> Result<(), PluginSandboxError> {
+    let subject = entry.subject();
+    if !subject.is_counted() {
+        subject.set_library(None);
+        return Ok(());
+    }
+    // The last crash may be so fresh that nobody has come to it yet.
+    entry.write_down_crashes();
+    let digest = library.digest()?;
+    subject.set_library(Some((digest, library.path.clone())));
+    match subject.store().get().find(&digest)? {
+        None => Ok(()),
+        Some(record) => Err(PluginSandboxError::Quarantined {
+            plugin: subject.id().clone(),
+            path: library.path.clone(),
+            digest,
+            since: record.since.unwrap_or(std::time::UNIX_EPOCH),
+            crashes: record.crashes.len(),
+            last: record.crashes.last().map(|crash| crash.cause.clone()).unwrap_or_default(),
+        }),
+    }
 }
 
 /// A helper that has been confined, and waits.

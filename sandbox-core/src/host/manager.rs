@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -11,12 +12,16 @@ use super::app::App;
 use super::audit::AuditLog;
 use super::broker::HeldFiles;
 use super::decider::{AccessRequest, Decider, DeciderCell, Ruling};
-use super::entry::Entry;
+use super::entry::{Entry, Held};
 use super::events::{EventHub, SandboxEvent};
+use super::health::Health;
+use super::lifecycle::Operation;
 use super::messages::Exchange;
 use super::policy::PluginPolicy;
 use super::protected;
+use super::quarantine::{QuarantineStore, StoreCell};
 use super::sandbox::{PluginHandle, PluginSandbox};
+use super::shutdown::{self, ShutdownReport};
 use super::usage::ResourceUsage;
 use crate::error::PluginSandboxError;
 use crate::shared::nearness::distance;
@@ -37,7 +42,10 @@ use crate::shared::policy::{Grade, PluginId, PluginPermission, ResourceLimits};
 /// ```
 #[derive(Default)]
 pub struct PluginSandboxManager {
-    entries: RwLock<HashMap<PluginId, Arc<Entry>>>,
+    entries: RwLock<HashMap<PluginId, Arc<Held>>>,
+    /// Set with the lock above held.
+    shut: AtomicBool,
+    store: Arc<StoreCell>,
     hub: Arc<EventHub>,
     decider: Arc<DeciderCell>,
     exchange: Arc<Exchange>,
@@ -71,7 +79,11 @@ impl PluginSandboxManager {
         }
         let (program, hub) = (self.program.clone(), Arc::clone(&self.hub));
         let (decider, exchange) = (Arc::clone(&self.decider), Arc::clone(&self.exchange));
-        let entry = Entry::new(id.clone(), policy, program, Some(hub), decider, exchange)?;
+        let store = Arc::clone(&self.store);
+        let entry = Entry::new(id.clone(), policy, program, Some(hub), decider, exchange, store)?;
+        if self.shut.load(Ordering::Acquire) {
+            entry.shut();
+        }
         entries.insert(id, Arc::new(entry));
         Ok(())
     }
@@ -147,6 +159,66 @@ impl PluginSandboxManager {
     /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin), and as there.
     pub fn unload_plugin(&self, id: &str) -> Result<(), PluginSandboxError> {
         self.entry(id)?.unload()
+    }
+
+    /// [`PluginSandbox::drain_plugin`] of the plugin `id`.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin), and as there.
+    pub fn drain_plugin(&self, id: &str, timeout: Duration) -> Result<(), PluginSandboxError> {
+        self.create_sandbox(id)?.drain_plugin(timeout)
+    }
+
+    /// [`PluginSandbox::check_health`] of the plugin `id`.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin), and as there.
+    pub fn check_health(&self, id: &str, timeout: Duration) -> Result<Health, PluginSandboxError> {
+        self.create_sandbox(id)?.check_health(timeout)
+    }
+
+    /// From the next load on the crashes of all plugins are counted in `store`, and a library that is quarantined there is not
+    /// loaded, whatever its plugin's restart policy.
+    pub fn quarantine_in(&self, store: &QuarantineStore) {
+        self.store.set(store.clone());
+    }
+
+    /// Where the crashes of plugins are counted: in memory, unless a store was named.
+    pub fn quarantine(&self) -> QuarantineStore {
+        self.store.get()
+    }
+
+    /// Ends all plugins, for good: nothing new begins, with [`ShuttingDown`](PluginSandboxError::ShuttingDown); what is under
+    /// way, or waits for its turn, may come to its end; then each is deactivated and unloaded, up to 32 at once. What has not
+    /// ended after `timeout` is killed, with [`Cause::HostShutdown`](crate::Cause::HostShutdown). A manager that was shut down
+    /// stays so; to do it again does nothing more.
+    ///
+    /// Takes no longer than `timeout`, but for what the kernel needs to end a process. A service that never returns holds up
+    /// its thread, and not this.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let manager = sandbox_core::PluginSandboxManager::new();
+    /// let report = manager.shutdown(Duration::from_secs(10))?;
+    /// for (plugin, ending) in &report.plugins {
+    ///     println!("{plugin}: {ending}");
+    /// }
+    /// # Ok::<(), sandbox_core::PluginSandboxError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Reentrant`](PluginSandboxError::Reentrant) from a service that one of its plugins waits for; nothing has happened
+    /// then.
+    pub fn shutdown(&self, timeout: Duration) -> Result<ShutdownReport, PluginSandboxError> {
+        let entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let all: Vec<Arc<Held>> = entries.values().map(Arc::clone).collect();
+        if let Some(busy) = all.iter().find(|entry| entry.is_operated_here()) {
+            let (plugin, operation) = (busy.subject().id().clone(), Operation::Unload);
+            return Err(PluginSandboxError::Reentrant { plugin, operation });
+        }
+        self.shut.store(true, Ordering::Release);
+        drop(entries);
+        Ok(shutdown::shutdown(&all, timeout))
     }
 
     /// From now on `decide` is asked about every access of any plugin that no permission opens and none denies; an answer
@@ -303,7 +375,7 @@ impl PluginSandboxManager {
         log.follow(&self.hub);
     }
 
-    fn entry(&self, id: &str) -> Result<Arc<Entry>, PluginSandboxError> {
+    fn entry(&self, id: &str) -> Result<Arc<Held>, PluginSandboxError> {
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
         entries.get(id).cloned().ok_or_else(|| {
             let nearest = entries.keys().map(|known| (distance(id, known.as_str()), known));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::real_scope;
-use crate::shared::policy::{Grade, Grants, LayerPolicy, PluginPermission, ResourceLimits};
+use crate::shared::policy::{Grade, Grants, LayerPolicy, PluginPermission, ResourceLimits, RestartPolicy};
 
 /// What a plugin may do: nothing, until something is added.
 ///
@@ -23,10 +23,11 @@ pub struct PluginPolicy {
     pub(crate) limits: ResourceLimits,
     pub(crate) modules: BTreeSet<String>,
     pub(crate) layers: LayerPolicy,
+    pub(crate) restart: RestartPolicy,
 }
 
 impl PluginPolicy {
-    /// No permission, the default limits, no module beyond the C library's own, every layer required.
+    /// No permission, the default limits, no module beyond the C library's own, every layer required, no restart.
     pub fn new() -> Self {
         Self::default()
     }
@@ -80,6 +81,13 @@ impl PluginPolicy {
         self.layers = layers;
         self
     }
+
+    /// Replaces what becomes of the plugin when it ends without being asked to.
+    #[must_use]
+    pub fn restart(mut self, restart: RestartPolicy) -> Self {
+        self.restart = restart;
+        self
+    }
 }
 
 /// A policy that changes under a running plugin: whoever decides reads it at that moment.
@@ -90,6 +98,7 @@ pub(crate) struct PolicyCell {
     limits: RwLock<ResourceLimits>,
     modules: RwLock<BTreeSet<String>>,
     pub(crate) layers: LayerPolicy,
+    pub(crate) restart: RestartPolicy,
 }
 
 impl PolicyCell {
@@ -111,6 +120,7 @@ impl PolicyCell {
             limits: RwLock::new(policy.limits),
             modules: RwLock::new(policy.modules),
             layers: policy.layers,
+            restart: policy.restart,
         }
     }
 

@@ -80,6 +80,11 @@ pub(crate) fn descendants(of: HostPid) -> Vec<HostPid> {
     found
 }
 
+/// What the first thread of a process does: `R`, `S`, `T` for stopped, `Z` for one that has ended before the others.
+pub(crate) fn first_thread(pid: HostPid) -> Option<char> {
+    Status::read(pid).get("State").chars().next()
+}
+
 /// Whether `tid` is a thread of the process `pid`.
 pub(crate) fn is_thread_of(pid: HostPid, tid: i32) -> bool {
     fs::symlink_metadata(format!("/proc/{}/task/{tid}", pid.0)).is_ok()

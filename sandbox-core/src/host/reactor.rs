@@ -1,5 +1,5 @@
 //! One thread for all plugins: it reads their channels and what they print, writes what a pipe did not take at once, and
-//! looks at their CPU clocks and at the time that they wait for messages.
+//! looks at their CPU clocks, at the time that they wait for messages, and whether they could be called at all.
 //!
 //! Runs in the host. Never blocks, opens, connects or resolves; runs no code of the embedder's. Notifications do not come
 //! by here: the broker's workers wait for those themselves.
@@ -28,6 +28,9 @@ const READ_BYTES: usize = 64 << 10;
 
 /// How long a process whose channel is at its end may take to have ended.
 const GONE_GRACE: Duration = Duration::from_millis(100);
+
+/// How often it is looked whether helpers could still be called. Nothing tells of one that cannot, and nothing is asked of it.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Which pipe of which helper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +69,9 @@ struct Watched {
     inbound: Arc<Mutex<Inbound>>,
     printed: Option<OwnedFd>,
     cpu_due: Option<Instant>,
+    look_due: Instant,
+    /// What was wrong with it when it was looked at last.
+    hung: Option<&'static str>,
     /// When the first of its waits for a message is over.
     wait_due: Option<Instant>,
     /// When a helper that has closed its channel must have ended.
@@ -127,6 +133,8 @@ impl Reactor {
                 inbound: Arc::new(Mutex::new(Inbound { output: Some(output), frames: Assembler::new(max) })),
                 printed: Some(printed),
                 cpu_due: Some(Instant::now()),
+                look_due: Instant::now() + LOOK_INTERVAL,
+                hung: None,
                 wait_due: None,
                 gone_due: None,
             },
@@ -225,7 +233,17 @@ impl Reactor {
                 watched.gone_due = None;
                 watched.instance.kill(Some(Cause::ChannelClosed));
             }
-            for due in [watched.cpu_due, watched.wait_due, watched.gone_due].into_iter().flatten() {
+            if watched.look_due <= now {
+                watched.look_due = now + LOOK_INTERVAL;
+                let hung = watched.instance.is_hung();
+                // Twice, so that somebody may stop it for a moment to look at it.
+                if let Some(how) = hung.filter(|how| watched.hung == Some(how)) {
+                    watched.instance.kill(Some(Cause::Hung { how: how.to_owned() }));
+                }
+                watched.hung = hung;
+            }
+            let look_due = Some(watched.look_due);
+            for due in [watched.cpu_due, watched.wait_due, watched.gone_due, look_due].into_iter().flatten() {
                 let wait = due.saturating_duration_since(now);
                 next = Some(next.map_or(wait, |next| next.min(wait)));
             }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use plugin_abi::PluginMetadata;
@@ -11,11 +11,13 @@ use super::app::App;
 use super::audit::AuditLog;
 use super::broker::HeldFiles;
 use super::decider::{AccessRequest, Decider, Ruling};
-use super::entry::Entry;
+use super::entry::{Entry, Held};
 use super::events::SandboxEvent;
+use super::health::Health;
 use super::lifecycle::PluginState;
 use super::load;
 use super::policy::PluginPolicy;
+use super::quarantine::QuarantineStore;
 use super::report::EnforcementReport;
 use super::usage::ResourceUsage;
 use crate::error::{PermissionDeniedError, PluginSandboxError};
@@ -39,7 +41,7 @@ use crate::shared::policy::{Grade, Grants, PluginId, PluginPermission, ResourceL
 /// ```
 #[derive(Clone)]
 pub struct PluginSandbox {
-    entry: Arc<Entry>,
+    entry: Arc<Held>,
 }
 
 /// A loaded plugin: what it says of itself, and the way to call it. A clone is the same plugin.
@@ -79,12 +81,12 @@ impl PluginSandbox {
     /// [`PluginSandboxError::Library`] if a module is no soname, [`PluginSandboxError::NoMediation`] if that grade cannot be
     /// had here.
     pub fn new(plugin_id: &str, policy: PluginPolicy) -> Result<Self, PluginSandboxError> {
-        let entry =
-            Entry::new(PluginId::new(plugin_id)?, policy, None, None, Arc::default(), Arc::default())?;
+        let id = PluginId::new(plugin_id)?;
+        let entry = Entry::new(id, policy, None, None, Arc::default(), Arc::default(), Arc::default())?;
         Ok(Self { entry: Arc::new(entry) })
     }
 
-    pub(crate) fn of(entry: &Arc<Entry>) -> Self {
+    pub(crate) fn of(entry: &Arc<Held>) -> Self {
         Self { entry: Arc::clone(entry) }
     }
 
@@ -227,8 +229,8 @@ impl PluginSandbox {
         self.entry.remove_module(soname)
     }
 
-    /// Checks the library at `path`, confines a helper for it, and loads it there. From `Registered`, `Unloaded` or
-    /// `Crashed`.
+    /// Checks the library at `path`, confines a helper for it, and loads it there. From `Registered`, `Unloaded`, `Crashed`,
+    /// `Restarting` or `Quarantined`.
     ///
     /// What is loaded are the very bytes that were checked, whatever becomes of the path meanwhile.
     ///
@@ -237,9 +239,13 @@ impl PluginSandbox {
     /// [`Metadata`](PluginSandboxError::Metadata) or [`Abi`](PluginSandboxError::Abi) if the file is not right, before any
     /// of its code has run; [`LayerMissing`](PluginSandboxError::LayerMissing) if a required layer does not stand;
     /// [`LoadFailed`](PluginSandboxError::LoadFailed), [`PluginFailed`](PluginSandboxError::PluginFailed) or
-    /// [`Ended`](PluginSandboxError::Ended) if the library's own code fails; [`WrongState`](PluginSandboxError::WrongState).
+    /// [`Ended`](PluginSandboxError::Ended) if the library's own code fails;
+    /// [`Quarantined`](PluginSandboxError::Quarantined) if it has crashed too often, or
+    /// [`Quarantine`](PluginSandboxError::Quarantine) if that cannot be known;
+    /// [`ShuttingDown`](PluginSandboxError::ShuttingDown), as all operations;
+    /// [`WrongState`](PluginSandboxError::WrongState).
     pub fn load_plugin(&self, path: impl AsRef<Path>) -> Result<PluginHandle, PluginSandboxError> {
-        let (metadata, report) = self.entry.load(|| load::load(&self.entry, path.as_ref()))?;
+        let (metadata, report) = self.entry.load(path.as_ref())?;
         Ok(PluginHandle { sandbox: self.clone(), metadata, report })
     }
 
@@ -272,13 +278,78 @@ impl PluginSandbox {
     }
 
     /// Ends the helper. From `Loaded` and `Active`, also while another thread is in a call, which then fails with
-    /// [`Cause::Unloaded`](crate::Cause::Unloaded).
+    /// [`Cause::Unloaded`](crate::Cause::Unloaded); and from `Restarting`. Once this returns, with an error too, no restart
+    /// brings the plugin back.
     ///
     /// # Errors
     /// [`Ended`](PluginSandboxError::Ended) if it crashed, or had to be killed, on its way out: it is unloaded all the same.
     /// [`WrongState`](PluginSandboxError::WrongState).
     pub fn unload_plugin(&self) -> Result<(), PluginSandboxError> {
         self.entry.unload()
+    }
+
+    /// Unloads it once what is under way has come to its end: calls that wait for their turn still get it, new ones are
+    /// refused with [`ShuttingDown`](PluginSandboxError::ShuttingDown). What has not ended within `timeout` is unloaded as by
+    /// [`unload_plugin`](Self::unload_plugin). Afterwards it may be loaded again.
+    ///
+    /// # Errors
+    /// As [`unload_plugin`](Self::unload_plugin); [`Reentrant`](PluginSandboxError::Reentrant) from a service that the plugin
+    /// waits for.
+    pub fn drain_plugin(&self, timeout: Duration) -> Result<(), PluginSandboxError> {
+        self.entry.drain(Instant::now() + timeout)
+    }
+
+    /// Waits until the plugin is active, such as after a crash that a [`RestartPolicy`](crate::RestartPolicy) makes up for;
+    /// at most for so long. Whether it is.
+    ///
+    /// ```no_run
+    /// # let sandbox = sandbox_core::PluginSandbox::new("thumbs", sandbox_core::PluginPolicy::new())?;
+    /// use std::time::Duration;
+    /// let picture = match sandbox.call("thumbnail", b"...") {
+    ///     Err(_) if sandbox.wait_until_active(Duration::from_secs(5)) => sandbox.call("thumbnail", b"..."),
+    ///     answer => answer,
+    /// };
+    /// # let _ = picture;
+    /// # Ok::<(), sandbox_core::PluginSandboxError>(())
+    /// ```
+    pub fn wait_until_active(&self, timeout: Duration) -> bool {
+        self.entry.subject().wait_for(PluginState::Active, timeout)
+    }
+
+    /// Asks the helper whether it is there, and looks at its process. From `Loaded` and `Active`.
+    ///
+    /// While an operation is under way nothing is asked, and the answer is [`Answer::Busy`](crate::Answer::Busy): that
+    /// operation has a deadline of its own. One that does not answer within `timeout` is ended, with
+    /// [`Cause::Deadline`](crate::Cause::Deadline), as by any deadline; its restart policy may bring it back. Nothing but this
+    /// ever asks an idle plugin for anything.
+    ///
+    /// ```no_run
+    /// # let sandbox = sandbox_core::PluginSandbox::new("thumbs", sandbox_core::PluginPolicy::new())?;
+    /// use sandbox_core::Answer;
+    /// match sandbox.check_health(std::time::Duration::from_secs(1))?.answer {
+    ///     Answer::Answered { after } => println!("it answered after {after:?}"),
+    ///     Answer::Busy { operation, since } => println!("in {operation} since {since:?}"),
+    ///     _ => {}
+    /// }
+    /// # Ok::<(), sandbox_core::PluginSandboxError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Ended`](PluginSandboxError::Ended), [`Reentrant`](PluginSandboxError::Reentrant),
+    /// [`WrongState`](PluginSandboxError::WrongState).
+    pub fn check_health(&self, timeout: Duration) -> Result<Health, PluginSandboxError> {
+        self.entry.check_health(timeout)
+    }
+
+    /// From the next load on this plugin's crashes are counted in `store`, and a library that is quarantined there is not
+    /// loaded, whatever its restart policy. Of a manager's plugin it is the manager's store that changes.
+    pub fn quarantine_in(&self, store: &QuarantineStore) {
+        self.entry.subject().store().set(store.clone());
+    }
+
+    /// Where its crashes are counted: in memory, unless a store was named.
+    pub fn quarantine(&self) -> QuarantineStore {
+        self.entry.subject().store().get()
     }
 
     /// What stands between the plugin and the machine, as of the last load, also of one that failed for it.

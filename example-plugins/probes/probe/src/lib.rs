@@ -97,6 +97,8 @@ impl Plugin for Probe {
             "timers" => number(payload).map(threads::timers),
             "own_clocks" => threads::own_clocks(),
             "kill_self" => threads::kill_self(payload),
+            "end_first_thread" => threads::end_this_one(),
+            "block_signals_and_sleep" => threads::block_signals_and_sleep(),
 
             "socket" => kernel::socket(),
             "connect_loopback" => number(payload).and_then(kernel::connect_loopback),

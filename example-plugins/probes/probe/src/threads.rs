@@ -40,6 +40,26 @@ pub(crate) fn sleep_forever() -> ! {
     }
 }
 
+/// Ends the thread that it is called on, and leaves the process to another one.
+pub(crate) fn end_this_one() -> ! {
+    drop(thread::spawn(|| sleep_forever()));
+    loop {
+        // SAFETY: ends this thread alone, whose stack nobody uses any more. It does not return.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+    }
+}
+
+/// Takes no signal that can be left, on this thread and all that it starts, and never returns.
+pub(crate) fn block_signals_and_sleep() -> ! {
+    let mut all = std::mem::MaybeUninit::uninit();
+    // SAFETY: fills the one set that it is given.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: reads that set, and writes nothing.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), ptr::null_mut()) };
+    drop(thread::spawn(|| sleep_forever()));
+    sleep_forever()
+}
+
 /// Starts up to `most` threads that live at once. Answers how many there were, and what refused the next one.
 pub(crate) fn many(most: usize) -> Vec<u8> {
     let gate = (Mutex::new(false), Condvar::new());

@@ -10,5 +10,6 @@ mod suggest;
 
 pub use log::{AuditLog, AuditOptions};
 pub use reader::{AuditReadError, AuditReader};
+pub(super) use record::timestamp;
 pub use record::{AUDIT_VERSION, AuditEvent, AuditRecord};
 pub use suggest::{GrantSuggester, GrantSuggestion, NotSuggested};

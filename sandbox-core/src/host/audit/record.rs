@@ -97,6 +97,31 @@ pub enum AuditEvent {
         /// Why, in words.
         cause: String,
     },
+    /// It is loaded again in a while.
+    RestartScheduled {
+        /// Which restart in a row.
+        attempt: u32,
+        /// In how many milliseconds.
+        delay_ms: u64,
+        /// Why, in words.
+        why: String,
+    },
+    /// It is back where it was before it ended.
+    Restarted {
+        /// Which restart in a row.
+        attempt: u32,
+    },
+    /// Its library has crashed too often, and is not loaded any more.
+    Quarantined {
+        /// Which library.
+        digest: String,
+        /// Where it is, escaped.
+        path: String,
+        /// How many crashes are known of it.
+        crashes: u32,
+        /// Why it ended the last time, in words.
+        why: String,
+    },
     /// The very same event came so many times more.
     Repeated {
         /// How many times.
@@ -185,6 +210,14 @@ impl From<&EventKind> for AuditEvent {
                 Self::StateChanged { from: from.to_string(), to: to.to_string() }
             }
             EventKind::Ended { cause } => Self::Ended { cause: cause.to_string() },
+            EventKind::RestartScheduled { attempt, delay, why } => {
+                let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+                Self::RestartScheduled { attempt, delay_ms, why }
+            }
+            EventKind::Restarted { attempt } => Self::Restarted { attempt },
+            EventKind::Quarantined { digest, path, crashes, why } => {
+                Self::Quarantined { digest: digest.to_string(), path, crashes, why }
+            }
             EventKind::Repeated { count, since, event } => {
                 Self::Repeated { count, since, event: Box::new(Self::from(&*event)) }
             }
@@ -246,21 +279,43 @@ fn escaped(json: &str) -> String {
 }
 
 /// Times as RFC 3339.
-mod timestamp {
+pub(crate) mod timestamp {
     use std::time::{Duration, SystemTime};
 
     use serde::{Deserialize, Deserializer, Serializer, de};
 
-    pub(super) fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
         // A clock before 1970 or after 9999 is none that could be written down.
         const LAST: Duration = Duration::from_secs(253_370_764_800);
         let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().min(LAST);
         serializer.collect_str(&humantime::format_rfc3339_micros(SystemTime::UNIX_EPOCH + since))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
         let text = String::deserialize(deserializer)?;
         humantime::parse_rfc3339(&text).map_err(de::Error::custom)
+    }
+
+    /// The same, or `null`.
+    pub(crate) mod optional {
+        use super::{Deserialize, Deserializer, Serializer, SystemTime, de};
+
+        pub(crate) fn serialize<S: Serializer>(
+            time: &Option<SystemTime>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            match time {
+                Some(time) => super::serialize(time, serializer),
+                None => serializer.serialize_none(),
+            }
+        }
+
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Option<SystemTime>, D::Error> {
+            let text = Option::<String>::deserialize(deserializer)?;
+            text.map(|text| humantime::parse_rfc3339(&text).map_err(de::Error::custom)).transpose()
+        }
     }
 }
 
@@ -307,6 +362,14 @@ mod tests {
             EventKind::PermissionRevoked { permission: PERMISSION_FILE_READ, held: false },
             EventKind::StateChanged { from: crate::PluginState::Loaded, to: crate::PluginState::Active },
             EventKind::Ended { cause: crate::Cause::Stalled },
+            EventKind::RestartScheduled { attempt: 2, delay: Duration::from_millis(900), why: "w".into() },
+            EventKind::Restarted { attempt: 2 },
+            EventKind::Quarantined {
+                digest: "ab".repeat(32).parse().unwrap(),
+                path: "/p.so".into(),
+                crashes: 5,
+                why: "w".into(),
+            },
             repeated,
             EventKind::Folded { count: 9, since, permission: None, granted: true },
             EventKind::Dropped { count: 3 },

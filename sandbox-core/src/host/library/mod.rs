@@ -5,6 +5,7 @@
 //! Never loads, maps or runs a library, and never panics on what a file holds.
 
 mod closure;
+mod digest;
 mod elf;
 mod error;
 mod seal;
@@ -13,6 +14,7 @@ mod search;
 pub use closure::{
     ExplainedModule, Limits, Module, check_name, closure, explain, extra_modules, with_module,
 };
+pub use digest::LibraryDigest;
 pub use error::LibraryError;
 pub use seal::SealedLibrary;
 pub use search::SystemFolders;

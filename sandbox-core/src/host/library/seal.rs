@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
@@ -18,6 +18,7 @@ use object::read::{ReadCache, ReadCacheOps};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::retry_on_intr;
 
+use super::digest::LibraryDigest;
 use super::elf::{self, ElfFacts, Metadata};
 use super::error::LibraryError;
 
@@ -36,6 +37,8 @@ pub struct SealedLibrary {
     pub size_bytes: u64,
     /// What was read from the sealed bytes, the metadata section included.
     pub facts: ElfFacts,
+    /// Its digest, once somebody wanted it.
+    pub(super) digest: Arc<OnceLock<LibraryDigest>>,
 }
 
 impl SealedLibrary {
@@ -58,19 +61,21 @@ impl SealedLibrary {
         let absolute = || std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let known = copies.iter().find(|copy| copy.identity == identity);
         if let Some((copy, fd)) = known.and_then(|copy| Some((copy, copy.fd.upgrade()?))) {
-            let (size_bytes, facts) = (copy.size_bytes, copy.facts.clone());
-            return Ok(Self { path: absolute(), fd, size_bytes, facts });
+            let (size_bytes, facts, digest) = (copy.size_bytes, copy.facts.clone(), Arc::clone(&copy.digest));
+            return Ok(Self { path: absolute(), fd, size_bytes, facts, digest });
         }
         drop(copies);
         let settled = identity.is_settled();
         let (sealed, size_bytes) = seal(&file, path)?;
         let facts = facts_of(&sealed, path, Metadata::Read)?;
         let fd = Arc::new(OwnedFd::from(sealed));
+        let digest = Arc::default();
         if settled && Identity::of(&file).is_ok_and(|after| after == identity) {
-            let copy = Copy { identity, fd: Arc::downgrade(&fd), size_bytes, facts: facts.clone() };
+            let (weak, facts, digest) = (Arc::downgrade(&fd), facts.clone(), Arc::clone(&digest));
+            let copy = Copy { identity, fd: weak, size_bytes, facts, digest };
             COPIES.lock().unwrap_or_else(PoisonError::into_inner).push(copy);
         }
-        Ok(Self { path: absolute(), fd, size_bytes, facts })
+        Ok(Self { path: absolute(), fd, size_bytes, facts, digest })
     }
 
     /// The last part of the path: the name that starts every chain in a message.
@@ -89,6 +94,7 @@ struct Copy {
     fd: Weak<OwnedFd>,
     size_bytes: u64,
     facts: ElfFacts,
+    digest: Arc<OnceLock<LibraryDigest>>,
 }
 
 static COPIES: Mutex<Vec<Copy>> = Mutex::new(Vec::new());

@@ -9,6 +9,7 @@ mod limits;
 mod network;
 mod permission;
 mod plugin_id;
+mod restart;
 mod scope;
 
 pub use grade::{Grade, GradeError};
@@ -22,4 +23,6 @@ pub use permission::{
     PERMISSION_SYSTEM, PERMISSION_UI, PermissionError, PluginPermission, STANDARD_PERMISSIONS,
 };
 pub use plugin_id::{PluginId, PluginIdError};
+pub(crate) use restart::MOST_CRASHES;
+pub use restart::{Backoff, RestartPolicy, RestartWhen};
 pub use scope::{Scope, ScopeError};

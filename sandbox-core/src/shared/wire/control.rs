@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::report::HelperReport;
 use crate::shared::plan::HelperPlan;
 
-/// Names a call into the plugin; never used twice for one helper.
+/// Names a call into the plugin, or a ping; never used twice for one helper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct CallId(pub(crate) u64);
 
@@ -39,6 +39,10 @@ pub(crate) enum ToHelper {
     },
     /// Drop the plugin and end.
     Unload,
+    /// Say that you are there.
+    Ping {
+        id: CallId,
+    },
 }
 
 /// What a helper says to the host.
@@ -59,6 +63,10 @@ pub(crate) enum FromHelper {
         service: String,
         #[serde(with = "serde_bytes")]
         payload: Vec<u8>,
+    },
+    /// It is there, to serve: the answer to that ping.
+    Pong {
+        id: CallId,
     },
 }
 

@@ -12,4 +12,4 @@ pub(crate) mod zygote;
 /// The version of everything in this folder. It goes up with each change of a message; host, zygote and helper are the
 /// same program run again, so they differ only where an embedder names another helper program. It is apart from the
 /// plugin ABI's version: plugins do not speak this, and survive a change of it.
-pub(crate) const WIRE_VERSION: u32 = 1;
+pub(crate) const WIRE_VERSION: u32 = 2;
