@@ -39,6 +39,7 @@ Examples:
       --call thumbnail/64 --payload-file lake.jpg --out small.png \\
       --call describe --payload-file lake.jpg
   plugin-host run plugin.so --grant file-read:/srv/photos --grant ui --call index
+  plugin-host run plugin.so --restart on-crash --quarantine --call a --call b
 
 --payload, --payload-file and --out belong to the --call before them. A call
 without a payload gets an empty one. Results go to stdout, the report and
@@ -82,6 +83,17 @@ counted, named on stderr, and read past.
 granted or not: exact files, until there are so many in one folder; never a
 folder that the system stands on. Review it: a plugin can try anything. With
 --granted it is what was used of what was granted.";
+
+const QUARANTINE_EXAMPLES: &str = "\
+Examples:
+  plugin-host run plugin.so --restart on-crash --quarantine --call index
+  plugin-host quarantine list
+  plugin-host quarantine clear plugin.so
+  plugin-host quarantine clear --all
+
+A library is known by what of it is loaded, whatever it is called. The file is
+quarantine.json in $XDG_STATE_HOME/plugin-host, by default
+~/.local/state/plugin-host; --file names another.";
 
 const DOCTOR_EXAMPLES: &str = "\
 Exits with 0 if every layer that a load requires stands, with 1 if one does
@@ -139,6 +151,9 @@ pub(crate) enum Command {
     /// What `prove` starts: an attempt where nothing confines it.
     #[command(name = PROVE_CONTROL, hide = true)]
     ProveControl,
+    /// Shows which libraries have crashed too often and are not loaded any more, and clears them.
+    #[command(after_help = QUARANTINE_EXAMPLES)]
+    Quarantine(QuarantineArgs),
     /// Prints the completions for a shell.
     Completions {
         /// The shell.
@@ -175,6 +190,15 @@ pub(crate) struct RunArgs {
     /// Lets the plugin load a shared library beyond the C library's own. Can be given several times.
     #[arg(long = "allow-module", value_name = "SONAME", value_parser = values::soname)]
     pub(crate) allowed_modules: Vec<String>,
+    /// Loads the plugin again when it ends during a call, after a while that grows; the calls that are left are made then.
+    /// The program still exits with 1.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Restart::Never)]
+    pub(crate) restart: Restart,
+    /// Counts crashes in this file, and does not load what has crashed five times within ten minutes; see `plugin-host
+    /// quarantine`. Without a file in quarantine.json of the user's state folder.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) quarantine: Option<std::ffi::OsString>,
     /// Goes on without a layer where this machine does not have it. Weakens the sandbox; the report says so.
     #[arg(long = "best-effort", value_name = "LAYER")]
     pub(crate) best_effort: Vec<Layer>,
@@ -195,6 +219,46 @@ impl RunArgs {
         self.limits.iter().for_each(|setting| setting.apply(&mut limits));
         limits
     }
+}
+
+/// When a plugin that has ended is loaded again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Restart {
+    /// Never.
+    Never,
+    /// When it has crashed.
+    OnCrash,
+    /// When it has ended, with exit code 0 too.
+    Always,
+}
+
+/// `plugin-host quarantine`.
+#[derive(Debug, Args)]
+pub(crate) struct QuarantineArgs {
+    #[command(subcommand)]
+    pub(crate) action: QuarantineAction,
+    /// The file, if it is not that of the user's state folder.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, global = true)]
+    pub(crate) file: Option<PathBuf>,
+    /// Prints one JSON object on stdout instead of text.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// What to do with the quarantine.
+#[derive(Debug, Subcommand)]
+pub(crate) enum QuarantineAction {
+    /// Lists the libraries that have crashed, and which of them are quarantined.
+    List,
+    /// Forgets the crashes of libraries, so that they are loaded again.
+    Clear {
+        /// Libraries: a digest as `list` shows it, a plugin's file, or where one was when it crashed last.
+        #[arg(value_name = "DIGEST|PLUGIN.so", required_unless_present = "all", conflicts_with = "all")]
+        libraries: Vec<String>,
+        /// All of them, also of a file that cannot be read.
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 /// `plugin-host inspect`.
@@ -299,6 +363,7 @@ impl Command {
             Self::Audit(_) => "audit",
             Self::Prove(_) => "prove",
             Self::ProveControl => PROVE_CONTROL,
+            Self::Quarantine(_) => "quarantine",
             Self::Completions { .. } => "completions",
         }
     }
@@ -312,6 +377,8 @@ impl Command {
             Self::Audit(args) => args.json,
             Self::Prove(args) => args.json,
             Self::ProveControl | Self::Completions { .. } => false,
+            Self::Quarantine(args) => args.json,
+            Self::Completions { .. } => false,
         }
     }
 }

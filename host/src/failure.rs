@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
-use sandbox_core::{Cause, LibraryError, Operation, PluginSandboxError};
+use sandbox_core::{Cause, LibraryError, Operation, PluginSandboxError, QuarantineError};
 
 use crate::output;
 
@@ -67,6 +67,12 @@ impl Failure {
     }
 }
 
+impl From<QuarantineError> for Failure {
+    fn from(error: QuarantineError) -> Self {
+        Self::from(PluginSandboxError::from(error))
+    }
+}
+
 impl From<PluginSandboxError> for Failure {
     fn from(error: PluginSandboxError) -> Self {
         let (kind, exit) = classify(&error);
@@ -96,6 +102,9 @@ fn help(error: &PluginSandboxError) -> Option<String> {
             let operation = if *operation == Operation::Unload { Operation::Deactivate } else { *operation };
             Some(format!("if it is not hanging, --limit {operation}_timeout=TIME raises the limit"))
         }
+        E::Quarantined { digest, .. } => {
+            Some(format!("find out why, then `plugin-host quarantine clear {digest}`"))
+        }
         E::MessageTooLarge { .. } => Some("--limit max_message_bytes=N raises the limit".to_owned()),
         _ => error.help(),
     }
@@ -118,6 +127,8 @@ fn classify(error: &PluginSandboxError) -> (&'static str, Exit) {
         E::Zygote { .. } => ("zygote", Exit::Sandbox),
         E::Ended { cause: Cause::ZygoteLost, .. } => ("zygote", Exit::Sandbox),
         E::Io { .. } => ("io", Exit::Sandbox),
+        E::Quarantined { .. } => ("quarantined", Exit::Plugin),
+        E::Quarantine(_) => ("quarantine-file", Exit::Usage),
         E::LoadFailed { .. } => ("load-failed", Exit::Plugin),
         E::PluginFailed { .. } => ("plugin-failed", Exit::Plugin),
         E::Ended { .. } => ("ended", Exit::Plugin),

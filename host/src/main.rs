@@ -41,6 +41,10 @@ fn main() -> ExitCode {
             Err(failure) => end(&cli.command, failure),
         },
         Command::ProveControl => end(&cli.command, commands::prove::control()),
+        Command::Quarantine(args) => match commands::quarantine::execute(args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => end(&cli.command, failure),
+        },
         Command::Completions { shell } => match commands::completions::execute(*shell) {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => end(&cli.command, failure),

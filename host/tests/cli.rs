@@ -482,3 +482,84 @@ fn a_run_that_learns_names_the_grants_that_it_needed_and_they_suffice() {
     assert!(stderr(&learnt).contains(&format!("--grant {grant}")), "{}", stderr(&learnt));
     assert!(stdout(&program(&[&open[..], &["--grant", &grant]].concat())).contains("ok contents"));
 }
+
+fn probe() -> String {
+    plugin("libprobe.so").display().to_string()
+}
+
+#[test]
+fn a_plugin_that_crashes_comes_back_for_the_calls_that_are_left() {
+    let run = |extra: &[&str]| {
+        let probe = probe();
+        let all: Vec<_> = ["run", &probe].iter().chain(extra).copied().collect();
+        program(&[&all[..], &["--call", "abort", "--call", "echo", "--payload", "still here"]].concat())
+    };
+    let output = run(&["--restart", "on-crash"]);
+    exits(&output, 1);
+    assert!(stdout(&output).contains("still here"), "{}", stdout(&output));
+    let told = stderr(&output);
+    assert!(told.contains("restart 1 in 0.") && told.contains("SIGABRT"), "{told}");
+    let output = run(&[]);
+    exits(&output, 1);
+    assert_eq!(stdout(&output), "", "without it the first end is the last");
+}
+
+#[test]
+fn what_has_crashed_too_often_is_not_loaded_until_it_is_cleared() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("quarantine.json").display().to_string();
+    let run = || {
+        let quarantine = format!("--quarantine={file}");
+        program(&["run", &probe(), &quarantine, "--json", "--call", "abort"])
+    };
+    let quarantine = |args: &[&str]| program(&[&["quarantine"], args, &["--file", &file, "--json"]].concat());
+    for _ in 0..5 {
+        let output = run();
+        exits(&output, 1);
+        assert_eq!(object(&output)["error"]["kind"], "ended");
+    }
+    let output = run();
+    exits(&output, 1);
+    let object_of_run = object(&output);
+    let error = &object_of_run["error"];
+    assert_eq!(error["kind"], "quarantined", "{error}");
+    let listed = object(&quarantine(&["list"]));
+    let library = &listed["libraries"][0];
+    assert_eq!(library["crashes"].as_array().map(Vec::len), Some(5), "{listed}");
+    assert!(library["since"].is_string(), "{listed}");
+    let digest = library["digest"].as_str().expect("64 digits");
+    assert!(error["help"].as_str().is_some_and(|help| help.contains(digest)), "{error}");
+    let text = program(&["quarantine", "list", "--file", &file]);
+    assert!(stdout(&text).contains(digest) && stdout(&text).contains("SIGABRT"), "{}", stdout(&text));
+
+    exits(&quarantine(&["clear", &hello()]), 2);
+    assert_eq!(object(&quarantine(&["clear", &probe()]))["cleared"], 1);
+    assert_eq!(object(&run())["error"]["kind"], "ended", "it is loaded again");
+    assert_eq!(object(&quarantine(&["clear", digest]))["cleared"], 1);
+    assert_eq!(object(&quarantine(&["clear", digest]))["error"]["kind"], "not-quarantined");
+
+    fs::write(&file, "rubbish").expect("it is ours");
+    let output = run();
+    exits(&output, 2);
+    assert_eq!(object(&output)["error"]["kind"], "quarantine-file");
+    exits(&quarantine(&["list"]), 2);
+    exits(&quarantine(&["clear", "--all"]), 0);
+    assert_eq!(object(&run())["error"]["kind"], "ended", "and begins anew");
+}
+
+#[test]
+fn the_quarantine_is_in_the_users_state_folder_by_default() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |args: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command.args(args).env("XDG_STATE_HOME", folder.path().join("state")).stdin(Stdio::null());
+        command.output().expect("the program starts")
+    };
+    exits(&at(&["run", &probe(), "--quarantine", "--call", "abort"]), 1);
+    assert!(folder.path().join("state/plugin-host/quarantine.json").exists());
+    let listed = at(&["quarantine", "list"]);
+    exits(&listed, 0);
+    assert!(stdout(&listed).contains("libprobe.so"), "{}", stdout(&listed));
+    exits(&at(&["quarantine", "clear", "--all"]), 0);
+    assert_eq!(stdout(&at(&["quarantine", "list"])), "no library has crashed\n");
+}

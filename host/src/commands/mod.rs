@@ -7,4 +7,5 @@ pub(crate) mod completions;
 pub(crate) mod doctor;
 pub(crate) mod inspect;
 pub(crate) mod prove;
+pub(crate) mod quarantine;
 pub(crate) mod run;

@@ -15,17 +15,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sandbox_core::{
     AuditLog, EnforcementReport, LayerPolicy, PluginHandle, PluginMetadata, PluginPolicy, PluginSandbox,
-    PluginState, ResourceLimits,
+    PluginSandboxError, PluginState, ResourceLimits, RestartPolicy,
 };
 
 use self::record::{Outcome, Record};
 use self::services::Transcript;
 use self::watch::Watch;
-use crate::cli::{self, Call, Output, Payload, RunArgs};
+use crate::cli::{self, Call, Output, Payload, Restart, RunArgs};
+use crate::commands::quarantine;
 use crate::failure::{Exit, Failure};
 use crate::output::human::{Look, note};
 use crate::output::{escape, file, human, json};
@@ -92,12 +93,21 @@ fn run(args: &RunArgs, telling: Telling, record: &mut Record) -> Result<(), Fail
         .permissions(args.grants.iter().cloned())
         .limits(limits)
         .allow_modules(args.allowed_modules.iter().cloned())
+        .restart(match args.restart {
+            Restart::Never => RestartPolicy::never(),
+            Restart::OnCrash => RestartPolicy::on_crash(),
+            Restart::Always => RestartPolicy::always(),
+        })
         .layers(layers);
     // Before the sandbox, so that it is dropped after it: the end of the helper is the last that is written.
     let log = args.audit.as_deref().map(open_log).transpose()?;
     let sandbox = PluginSandbox::new(&id, policy)?;
     if let Some(log) = &log {
         sandbox.audit_to(log);
+    }
+    if let Some(file) = &args.quarantine {
+        let file = (!file.is_empty()).then(|| Path::new(file));
+        sandbox.quarantine_in(&quarantine::open(file)?);
     }
     if args.ask {
         ask::at_terminal(&sandbox)?;
@@ -164,9 +174,23 @@ fn live<'a>(
     }
 
     sandbox.activate_plugin(services::offer(transcript))?;
+    let mut first_end: Option<Failure> = None;
     for (call, payload) in calls {
         let start = Instant::now();
-        let result = plugin.call(&call.method, payload)?;
+        let result = match plugin.call(&call.method, payload) {
+            Ok(result) => result,
+            Err(error @ PluginSandboxError::Ended { .. }) if args.restart != Restart::Never => {
+                let failure = Failure::from(error);
+                telling.say(|look| human::failure(look, &failure));
+                let failure = first_end.get_or_insert(failure);
+                if comes_back(sandbox) {
+                    continue;
+                }
+                telling.say(|look| look.dim(&format!("it is {}, and stays so", sandbox.state())));
+                return Err(std::mem::replace(failure, Failure::new(Exit::Plugin, "ended", String::new())));
+            }
+            Err(error) => return Err(first_end.unwrap_or_else(|| error.into())),
+        };
         let took = start.elapsed();
         telling.say(|look| {
             let method = escape::line(&call.method);
@@ -178,7 +202,27 @@ fn live<'a>(
     }
     sandbox.deactivate_plugin()?;
     sandbox.unload_plugin()?;
-    Ok(())
+    first_end.map_or(Ok(()), Err)
+}
+
+/// Waits for a plugin that has ended, as long as its restart policy keeps at it.
+fn comes_back(sandbox: &PluginSandbox) -> bool {
+    const LOOK_AGAIN: Duration = Duration::from_millis(200);
+    loop {
+        if sandbox.wait_until_active(LOOK_AGAIN) {
+            return true;
+        }
+        if matches!(sandbox.state(), PluginState::Crashed | PluginState::Quarantined | PluginState::Unloaded)
+        {
+            // A restart that has failed passes by these on its way to the next.
+            if sandbox.wait_until_active(LOOK_AGAIN) {
+                return true;
+            }
+            if matches!(sandbox.state(), PluginState::Crashed | PluginState::Quarantined) {
+                return false;
+            }
+        }
+    }
 }
 
 /// Puts a result where it was asked for. What cannot be shown is described on stderr, even if all else is quiet.

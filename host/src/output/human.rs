@@ -159,11 +159,12 @@ pub(crate) fn result(bytes: &[u8]) -> Result<(), Failure> {
 /// Tells what went wrong and what to do about it.
 pub(crate) fn print_failure(failure: &Failure) {
     if failure.exit != Exit::NobodyReads {
-        note(&render_failure(Look::of(&io::stderr()), failure));
+        note(&self::failure(Look::of(&io::stderr()), failure));
     }
 }
 
-fn render_failure(look: Look, failure: &Failure) -> String {
+/// What went wrong and what to do about it, as text.
+pub(crate) fn failure(look: Look, failure: &Failure) -> String {
     let chain: Vec<_> = failure.chain.iter().map(|message| escape::block(message, "  ")).collect();
     let mut text = format!("{} {}", look.bad("error:"), chain.join(": "));
     if let Some(help) = &failure.help {
@@ -197,7 +198,7 @@ mod tests {
             Failure::new(Exit::Usage, "io", "cannot read x".to_owned()).with_help("check\x1b the path");
         failure.chain.push("no such\nhelp: run me".to_owned());
         assert_eq!(
-            render_failure(Look::PLAIN, &failure),
+            super::failure(Look::PLAIN, &failure),
             "error: cannot read x: no such\n  help: run me\nhelp: check\\u{1b} the path"
         );
     }

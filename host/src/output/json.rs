@@ -7,7 +7,7 @@
 //!
 //! | key of `error` | what it is |
 //! | --- | --- |
-//! | `kind` | `usage`, `io`, `plugin-id`, `permission`, `limit`, `library`, `not-a-plugin`, `metadata`, `abi`, `layer-missing`, `confine`, `zygote`, `load-failed`, `plugin-failed`, `ended`, `denied`, `message-too-large`, `wrong-state`, `other` |
+//! | `kind` | `usage`, `io`, `plugin-id`, `permission`, `limit`, `library`, `not-a-plugin`, `metadata`, `abi`, `layer-missing`, `confine`, `zygote`, `quarantined`, `quarantine-file`, `load-failed`, `plugin-failed`, `ended`, `denied`, `message-too-large`, `wrong-state`, `other` |
 //! | `message` | the error and its sources, joined with `: ` |
 //! | `chain` | the same as a list |
 //! | `help` | what to do, or `null` |
@@ -23,7 +23,7 @@
 //! | `events` | `time`, `kind`, and what belongs to that kind; `events_left_out` counts those over a bound |
 //! | `printed` | the end of what the plugin wrote to its stdout and stderr, escaped |
 //!
-//! `inspect`, `doctor`, `audit` and `prove` name their keys beside the code that makes them.
+//! `inspect`, `doctor`, `audit`, `prove` and `quarantine` name their keys beside the code that makes them.
 
 use std::io;
 use std::time::SystemTime;
@@ -156,6 +156,14 @@ fn kind(kind: &EventKind) -> Value {
             json!({ "kind": "state-changed", "from": from.to_string(), "to": to.to_string() })
         }
         EventKind::Ended { cause, .. } => json!({ "kind": "ended", "cause": cause.to_string() }),
+        EventKind::RestartScheduled { attempt, delay, why, .. } => json!({
+            "kind": "restart-scheduled", "attempt": attempt,
+            "delay_ms": u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), "why": why,
+        }),
+        EventKind::Restarted { attempt, .. } => json!({ "kind": "restarted", "attempt": attempt }),
+        EventKind::Quarantined { digest, path, crashes, why, .. } => json!({
+            "kind": "quarantined", "digest": digest.to_string(), "path": path, "crashes": crashes, "why": why,
+        }),
         EventKind::Repeated { count, since, event, .. } => json!({
             "kind": "repeated", "count": count, "since": timestamp(*since), "event": self::kind(event),
         }),
@@ -168,7 +176,7 @@ fn kind(kind: &EventKind) -> Value {
     }
 }
 
-fn timestamp(time: SystemTime) -> String {
+pub(crate) fn timestamp(time: SystemTime) -> String {
     // A clock before 1970 or after 9999 is none that could be written down.
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let last_year = std::time::Duration::from_secs(253_370_764_800);

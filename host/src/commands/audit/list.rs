@@ -45,6 +45,15 @@ pub(super) fn what(event: &AuditEvent) -> String {
         }
         AuditEvent::StateChanged { from, to } => format!("{from} -> {to}"),
         AuditEvent::Ended { cause } => format!("its process has ended: {cause}"),
+        AuditEvent::RestartScheduled { attempt, delay_ms, why } => {
+            format!("restart {attempt} in {delay_ms} ms: {why}")
+        }
+        AuditEvent::Restarted { attempt } => format!("restart {attempt} worked"),
+        AuditEvent::Quarantined { digest, path, crashes, why } => {
+            format!(
+                "{path} is quarantined after {crashes} crashes, the last time because {why}; it is {digest}"
+            )
+        }
         AuditEvent::Repeated { count, since, event } => {
             format!("{}  {count} times more since {}", what(event), timestamp(*since))
         }

@@ -83,6 +83,10 @@ impl Watched {
             Telling::Recorded => self.left_out = self.left_out.saturating_add(1),
             Telling::Aloud(look) => match &event.kind {
                 EventKind::Repeated { count, event, .. } => self.show(denial(event), *count, look),
+                EventKind::RestartScheduled { attempt, delay, why, .. } => {
+                    let why = escape::line(why);
+                    note(&look.dim(&format!("restart {attempt} in {:.1} s: {why}", delay.as_secs_f64())));
+                }
                 kind => self.show(denial(kind), 1, look),
             },
         }
