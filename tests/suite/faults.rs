@@ -95,7 +95,7 @@ fn a_plugin_that_ends_itself_in_a_call_is_told_by_how_it_ended() {
             helper.ended();
             assert_eq!((plugin.state(), plugin.process_id()), (PluginState::Crashed, None), "{method}");
             let told = rig::events::expect(&events, "its end", |kind| match kind {
-                EventKind::Ended { cause } => Some(cause.clone()),
+                EventKind::Ended { cause, .. } => Some(cause.clone()),
                 _ => None,
             });
             assert_eq!(told, cause);

@@ -113,7 +113,7 @@ fn a_plugin_that_breaks_while_an_unload_deactivates_it_is_unloaded_with_its_caus
         assert_eq!((plugin.state(), plugin.process_id()), (PluginState::Unloaded, None), "{misdeed}");
         helper.ended();
         let told = expect(&events, "its end", |kind| match kind {
-            EventKind::Ended { cause } => Some(cause.clone()),
+            EventKind::Ended { cause, .. } => Some(cause.clone()),
             _ => None,
         });
         assert_eq!(&told, cause_of(&error), "{misdeed}");
@@ -176,7 +176,7 @@ fn a_plugin_that_calls_services_and_does_not_read_the_replies_is_ended_for_it() 
     assert!(plugin.attempt("echo", "x").got_it(), "calls that are made by hand are as good as others");
     let error = plugin.refused("call_and_never_read", "60 0\nlarge");
     assert!(
-        matches!(cause_of(&error), Cause::Protocol { what } if what.contains("does not read")),
+        matches!(cause_of(&error), Cause::Protocol { field: "replies", what } if what.contains("does not read")),
         "{}",
         explained(&error)
     );
@@ -199,7 +199,7 @@ fn a_plugin_that_calls_more_services_than_are_run_is_ended_for_it() {
         drop(release);
         let error = flood.expect_err("it is ended");
         assert!(
-            matches!(cause_of(&error), Cause::Protocol { what } if what.contains("too many services")),
+            matches!(cause_of(&error), Cause::Protocol { field: "service calls", what } if what.contains("too many services")),
             "{count} calls of {bytes} bytes: {}",
             explained(&error)
         );

@@ -6,6 +6,7 @@
 
 mod audit;
 mod bad_input;
+mod causes;
 mod cgroup;
 mod concurrency;
 mod containment;

@@ -296,7 +296,7 @@ fn the_cpu_time_of_what_a_plugin_starts_is_the_plugins() {
     let plugin = probe_with(policy);
     assert!(plugin.attempt("child_that_computes", "100").got_it());
     match plugin.refused("child_that_computes", "8000") {
-        PluginSandboxError::Ended { cause: Cause::CpuTime { limit_sec: 2 }, .. } => {}
+        PluginSandboxError::Ended { cause: Cause::CpuTime { limit_sec: 2, .. }, .. } => {}
         other => panic!("{other:?}"),
     }
 }
@@ -415,7 +415,7 @@ fn a_revoke_finds_a_file_that_is_passed_from_process_to_process() {
         assert!(plugin.revoke_permission(&read(&file)));
         assert_eq!(plugin.state(), PluginState::Crashed);
         expect(&events, "its end", |kind| match kind {
-            EventKind::Ended { cause: Cause::Revoked { .. } } => Some(()),
+            EventKind::Ended { cause: Cause::Revoked { .. }, .. } => Some(()),
             _ => None,
         });
     }

@@ -40,7 +40,7 @@ fn assert_ended_for(
 ) {
     assert_eq!((plugin.state(), plugin.process_id()), (PluginState::Crashed, None));
     let cause = rig::events::expect(events, "an end", |kind| match kind {
-        EventKind::Ended { cause } => Some(cause.clone()),
+        EventKind::Ended { cause, .. } => Some(cause.clone()),
         _ => None,
     });
     match &cause {

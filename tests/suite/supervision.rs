@@ -523,7 +523,7 @@ fn what_nobody_could_call_any_more_is_found_without_asking_it() {
     let helper = idle.process_id().and_then(|pid| i32::try_from(pid).ok()).expect("it lives");
     kill(Pid::from_raw(helper), Signal::SIGSTOP).expect("a host may");
     let cause = expect(&events, "its end", |kind| match kind {
-        EventKind::Ended { cause } => Some(cause.clone()),
+        EventKind::Ended { cause, .. } => Some(cause.clone()),
         _ => None,
     });
     assert!(matches!(cause, Cause::Hung { .. }), "{cause}");

@@ -134,12 +134,24 @@ fn run(args: &RunArgs, telling: Telling, record: &mut Record) -> Result<(), Fail
         lesson.tell()?;
     }
     record.printed = sandbox.printed();
+    record.end = sandbox.last_end().filter(|end| !end.cause.was_asked_for());
     record.watched = watch.finish();
     record.said = transcript.take();
     if !record.printed.is_empty() {
         telling.say(|look| printed(look, &record.printed));
     }
-    lived
+    let Some(end) = &record.end else { return lived };
+    telling.say(|look| human::end(look, end));
+    lived.map_err(|mut failure| {
+        // The last refusal is only a guess: what the error itself advises comes first.
+        let opened_by = end.refused.as_ref().and_then(|refused| refused.opened_by.as_ref());
+        if failure.help.is_none() && end.help().is_some() {
+            failure.help = opened_by.map(|permission| {
+                format!("what it was refused last may be why; --grant {permission} opens that")
+            });
+        }
+        failure
+    })
 }
 
 fn open_log(path: &Path) -> Result<AuditLog, Failure> {

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use anstream::{AutoStream, ColorChoice, stream::RawStream};
 use anstyle::{AnsiColor, Style};
 use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Table, presets};
-use sandbox_core::{Demand, EnforcementReport, LayerReport};
+use sandbox_core::{Demand, EndReport, EnforcementReport, LayerReport};
 
 use super::escape;
 use crate::failure::{Exit, Failure};
@@ -132,6 +132,16 @@ pub(crate) fn report(look: Look, report: &EnforcementReport) -> String {
         look.doubtful(&format!("{stand} of {count} layers stand, on Linux {kernel}; missing: {missing}"))
     };
     format!("{table}\n{sum}")
+}
+
+/// What is known of how a plugin's process ended, but for the cause, which the error tells, and for what it printed.
+pub(crate) fn end(look: Look, end: &EndReport) -> String {
+    let shown = |head: String, text: String| format!("{head} {}", escape::block(&text, "  "));
+    let fault = end.fault.as_ref().map(|fault| shown(look.bad("fault:"), fault.to_string()));
+    let refused = end.refused.as_ref();
+    let refused = refused.map(|refused| shown(look.doubtful("last refused:"), refused.to_string()));
+    let parts: Vec<_> = fault.into_iter().chain(refused).collect();
+    if parts.is_empty() { look.dim("nothing more is known of its end") } else { parts.join("\n") }
 }
 
 /// The table as text. Its first `whole` columns are never broken into lines: they are names.

@@ -22,6 +22,7 @@
 //! | `services` | what the plugin had the host say: `service`, `text` |
 //! | `events` | `time`, `kind`, and what belongs to that kind; `events_left_out` counts those over a bound |
 //! | `printed` | the end of what the plugin wrote to its stdout and stderr, escaped |
+//! | `end` | `null` if it was let go, else how its process ended: `cause` (words), `help`, `fault` (`null`, or `signal`, `why`, `address`, `thread`, `stack`, `incomplete`), `refused` (`null`, or the last refusal: `permission`, `action`, `object`, `rule`, `opened_by`), `printed` |
 //!
 //! `inspect`, `doctor`, `audit`, `prove` and `quarantine` name their keys beside the code that makes them.
 
@@ -29,7 +30,8 @@ use std::io;
 use std::time::SystemTime;
 
 use sandbox_core::{
-    Demand, EnforcementReport, EventKind, LayerReport, PluginMetadata, ResourceLimits, SandboxEvent,
+    Demand, EndReport, EnforcementReport, EventKind, LayerReport, PluginMetadata, ResourceLimits,
+    SandboxEvent,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -125,6 +127,17 @@ pub(crate) fn limits(limits: &ResourceLimits) -> Value {
         "activate_timeout_ms": milliseconds(limits.activate_timeout),
         "deactivate_timeout_ms": milliseconds(limits.deactivate_timeout),
         "call_timeout_ms": milliseconds(limits.call_timeout),
+    })
+}
+
+/// How a plugin's process ended.
+pub(crate) fn end(end: &EndReport) -> Value {
+    json!({
+        "cause": end.cause.to_string(),
+        "help": end.help(),
+        "fault": end.fault,
+        "refused": end.refused,
+        "printed": end.printed,
     })
 }
 

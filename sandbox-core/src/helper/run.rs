@@ -11,7 +11,7 @@ use super::link::Link;
 use super::{load, readback, serve};
 use crate::shared::notes::Notes;
 use crate::shared::plan::seccomp::Surroundings;
-use crate::shared::sys::inherited;
+use crate::shared::sys::{fault, inherited};
 use crate::shared::wire::WIRE_VERSION;
 use crate::shared::wire::control::{FromHelper, ToHelper};
 
@@ -45,6 +45,8 @@ pub(crate) fn main() -> ! {
     // The host has its own by now; with this one the plugin could answer its own requests.
     drop(listener);
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    // Without it an end is told all the same, by its signal alone.
+    let _ = fault::show_faults();
     let loaded = load::load(&files); // 10
 
     let link = Arc::new(link);

@@ -25,6 +25,8 @@ pub enum Cause {
     Signal {
         /// The signal's number.
         signal: i32,
+        /// What it touched, or ran, and may not, where the kernel says; as the plugin's own process showed it.
+        fault_address: Option<u64>,
     },
     /// A system call that no plugin makes by accident, and that no permission opens. It was not made: it was ended instead.
     ForbiddenCall {
@@ -38,11 +40,15 @@ pub enum Cause {
     },
     /// It could not go on without memory over its limit.
     Memory {
+        /// The most that it had resident, in MiB: less than the limit where it asked for more than was left of that.
+        used_mb: u64,
         /// The limit, in MiB.
         limit_mb: u64,
     },
     /// It used up its CPU time.
     CpuTime {
+        /// What it had used when that was seen.
+        used: Duration,
         /// The limit, in seconds.
         limit_sec: u64,
     },
@@ -57,7 +63,9 @@ pub enum Cause {
     ChannelClosed,
     /// It said what no helper says.
     Protocol {
-        /// What was wrong.
+        /// The part of what it said that was wrong: `length`, `kind`, `body`, `reply`, ...
+        field: &'static str,
+        /// What was wrong with it.
         what: String,
     },
     /// A permission was revoked, and it still had in its hands what that had opened: a descriptor or a mapping that cannot be
@@ -101,10 +109,10 @@ impl Cause {
     /// What to do about it, where something can be done.
     pub fn help(&self) -> Option<String> {
         Some(match self {
-            Self::Memory { limit_mb } => {
+            Self::Memory { limit_mb, .. } => {
                 format!("if it really needs more than {limit_mb} MiB, raise max_memory_mb")
             }
-            Self::CpuTime { limit_sec } => format!(
+            Self::CpuTime { limit_sec, .. } => format!(
                 "{limit_sec} CPU seconds are for one activation: an honest long-lived plugin wants more, or none \
                  (max_cpu_time_sec)"
             ),
@@ -137,10 +145,13 @@ impl fmt::Display for Cause {
             Self::Unloaded => f.write_str("it was unloaded"),
             Self::HostShutdown => f.write_str("the host shut down"),
             Self::Exited { code } => write!(f, "it exited with code {code}"),
-            Self::Signal { signal } => match Signal::try_from(*signal) {
-                Ok(name) => write!(f, "it was ended by {name}"),
-                Err(_) => write!(f, "it was ended by signal {signal}"),
-            },
+            Self::Signal { signal, fault_address } => {
+                match Signal::try_from(*signal) {
+                    Ok(name) => write!(f, "it was ended by {name}")?,
+                    Err(_) => write!(f, "it was ended by signal {signal}")?,
+                }
+                fault_address.map_or(Ok(()), |address| write!(f, " at address {address:#x}"))
+            }
             Self::ForbiddenCall { call: Some(call), arguments, .. } => {
                 write!(f, "it tried a forbidden system call: {call}(")?;
                 for (index, argument) in arguments.iter().enumerate() {
@@ -151,13 +162,19 @@ impl fmt::Display for Cause {
             Self::ForbiddenCall { .. } => {
                 f.write_str("it tried a system call of another architecture (SIGSYS)")
             }
-            Self::Memory { limit_mb } => write!(f, "it ran out of its {limit_mb} MiB of memory"),
-            Self::CpuTime { limit_sec } => write!(f, "it used up its {limit_sec} s of CPU time"),
+            Self::Memory { used_mb, limit_mb } => {
+                write!(f, "it ran out of its {limit_mb} MiB of memory, with {used_mb} MiB resident at most")
+            }
+            Self::CpuTime { used, limit_sec } => {
+                write!(f, "it used up its {limit_sec} s of CPU time, with {:.2} s", used.as_secs_f64())
+            }
             Self::Deadline { operation, timeout } => {
                 write!(f, "its {operation} did not end within {timeout:?}, and it was killed")
             }
             Self::ChannelClosed => f.write_str("it closed its channel, and was killed"),
-            Self::Protocol { what } => write!(f, "it broke the protocol ({what}), and was killed"),
+            Self::Protocol { field, what } => {
+                write!(f, "it broke the protocol ({field}: {what}), and was killed")
+            }
             Self::Revoked { permission, object } => {
                 write!(f, "it still had {object} in its hands when {permission} was revoked")
             }
@@ -166,6 +183,26 @@ impl fmt::Display for Cause {
             Self::ByOperator { uid } => write!(f, "an operator (uid {uid}) ended it through the monitor"),
             Self::ZygoteLost => f.write_str("the zygote ended, and its helpers with it"),
         }
+    }
+}
+
+/// What a helper has said that no helper says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Violation {
+    /// The part of it that was wrong.
+    pub(crate) field: &'static str,
+    pub(crate) what: String,
+}
+
+impl Violation {
+    pub(crate) fn of(field: &'static str, what: impl Into<String>) -> Self {
+        Self { field, what: what.into() }
+    }
+}
+
+impl From<Violation> for Cause {
+    fn from(violation: Violation) -> Self {
+        Self::Protocol { field: violation.field, what: violation.what }
     }
 }
 
@@ -180,6 +217,8 @@ pub(crate) struct Evidence {
     pub(crate) group_out_of_memory: bool,
     /// A file that the host served and does not serve any more, and that it tried to use since.
     pub(crate) refused: Option<Cause>,
+    /// What its own process showed of a fault.
+    pub(crate) fault: Option<(i32, Option<u64>)>,
     /// Whether the last thing printed is an allocator's complaint. The plugin's own words: they only name a cause.
     pub(crate) said_out_of_memory: bool,
 }
@@ -195,11 +234,13 @@ pub(crate) fn derive(status: i32, max_rss_kib: u64, evidence: &Evidence) -> Caus
             _ => Cause::Exited { code },
         };
     }
+    let memory = |limit_mb| Cause::Memory { used_mb: max_rss_kib.div_ceil(1024), limit_mb };
     if signal == libc::SIGKILL {
         if let (true, Some(limit_mb)) = (evidence.group_out_of_memory, evidence.memory_limit_mb) {
-            return Cause::Memory { limit_mb };
+            return memory(limit_mb);
         }
-        return evidence.decided.clone().unwrap_or(Cause::Signal { signal });
+        let killed = Cause::Signal { signal, fault_address: None };
+        return evidence.decided.clone().unwrap_or(killed);
     }
     if signal == libc::SIGSYS {
         return Cause::ForbiddenCall { call: None, number: None, arguments: [0; 6] };
@@ -213,10 +254,12 @@ pub(crate) fn derive(status: i32, max_rss_kib: u64, evidence: &Evidence) -> Caus
         let full = max_rss_kib.saturating_mul(10) >= limit_mb.saturating_mul(1024 * 9);
         let failed = matches!(signal, libc::SIGABRT | libc::SIGSEGV | libc::SIGBUS);
         if failed && (full || (evidence.said_out_of_memory && signal == libc::SIGABRT)) {
-            return Cause::Memory { limit_mb };
+            return memory(limit_mb);
         }
     }
-    Cause::Signal { signal }
+    // A fault that was survived, or made up, says nothing of another signal.
+    let fault_address = evidence.fault.filter(|fault| fault.0 == signal).and_then(|fault| fault.1);
+    Cause::Signal { signal, fault_address }
 }
 
 #[cfg(test)]
@@ -233,20 +276,26 @@ mod tests {
         let deadline = Cause::Deadline { operation: Operation::Call, timeout: Duration::from_secs(5) };
         let decided = Evidence { decided: Some(deadline.clone()), ..Evidence::default() };
         let shut_down = Evidence { decided: Some(Cause::HostShutdown), ..Evidence::default() };
+        let fault = Evidence { fault: Some((libc::SIGSEGV, Some(8))), ..Evidence::default() };
+        let signal = |signal| Cause::Signal { signal, fault_address: None };
+        let forbidden = Cause::ForbiddenCall { call: None, number: None, arguments: [0; 6] };
         for (status, rss, evidence, cause) in [
             (3 << 8, 0, &none, Cause::Exited { code: 3 }),
             (0, 0, &shut_down, Cause::HostShutdown),
             (libc::SIGKILL, 0, &shut_down, Cause::HostShutdown),
-            (libc::SIGSEGV, 0, &none, Cause::Signal { signal: libc::SIGSEGV }),
-            (libc::SIGSEGV | 0x80, 0, &none, Cause::Signal { signal: libc::SIGSEGV }),
-            (libc::SIGSYS, 0, &none, Cause::ForbiddenCall { call: None, number: None, arguments: [0; 6] }),
+            (libc::SIGSEGV, 0, &none, signal(libc::SIGSEGV)),
+            (libc::SIGSEGV | 0x80, 0, &none, signal(libc::SIGSEGV)),
+            (libc::SIGSEGV, 0, &fault, Cause::Signal { signal: libc::SIGSEGV, fault_address: Some(8) }),
+            (libc::SIGABRT, 0, &fault, signal(libc::SIGABRT)),
+            (3 << 8, 0, &fault, Cause::Exited { code: 3 }),
+            (libc::SIGSYS, 0, &none, forbidden),
             (libc::SIGKILL, 0, &decided, deadline.clone()),
-            (libc::SIGSEGV, 0, &decided, Cause::Signal { signal: libc::SIGSEGV }),
+            (libc::SIGSEGV, 0, &decided, signal(libc::SIGSEGV)),
             (libc::SIGBUS, 0, &refused, revoked),
-            (libc::SIGSEGV, 0, &refused, Cause::Signal { signal: libc::SIGSEGV }),
-            (libc::SIGKILL, 0, &none, Cause::Signal { signal: libc::SIGKILL }),
-            (libc::SIGABRT, 95 << 10, &limited, Cause::Memory { limit_mb: 100 }),
-            (libc::SIGABRT, 20 << 10, &limited, Cause::Signal { signal: libc::SIGABRT }),
+            (libc::SIGSEGV, 0, &refused, signal(libc::SIGSEGV)),
+            (libc::SIGKILL, 0, &none, signal(libc::SIGKILL)),
+            (libc::SIGABRT, 95 << 10, &limited, Cause::Memory { used_mb: 95, limit_mb: 100 }),
+            (libc::SIGABRT, 20 << 10, &limited, signal(libc::SIGABRT)),
         ] {
             assert_eq!(derive(status, rss, evidence), cause);
         }

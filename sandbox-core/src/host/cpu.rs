@@ -50,7 +50,7 @@ impl Instance {
         let limit = Duration::from_secs(limit_sec);
         let used = self.cpu_time()?.saturating_sub(budget.base);
         if used >= limit {
-            self.kill(Some(Cause::CpuTime { limit_sec }));
+            self.kill(Some(Cause::CpuTime { used, limit_sec }));
             return None;
         }
         Some(((limit - used) / cpus.max(1)).max(Duration::from_millis(2)))

@@ -454,7 +454,10 @@ impl Entry {
                 self.subject.finish(operation, under_way, Outcome::Refused);
                 Err(self.refused(operation, fault))
             }
-            Ok(_) => Err(self.ended(operation, Cause::Protocol { what: "another reply".to_owned() })),
+            Ok(_) => {
+                Err(self
+                    .ended(operation, Cause::Protocol { field: "kind", what: "another reply".to_owned() }))
+            }
             Err(cause) => Err(self.ended(operation, cause)),
         }
     }
@@ -478,7 +481,8 @@ impl Entry {
         match instance.transact(Some(&order), Expect::Returned(id), Operation::Call, timeout) {
             Ok(Reply::Returned(Ok(Bytes(result)))) => Ok(result),
             Ok(Reply::Returned(Err(fault))) => Err(self.refused(Operation::Call, fault)),
-            Ok(_) => Err(self.ended(Operation::Call, Cause::Protocol { what: "another reply".to_owned() })),
+            Ok(_) => Err(self
+                .ended(Operation::Call, Cause::Protocol { field: "kind", what: "another reply".to_owned() })),
             Err(cause) => Err(self.ended(Operation::Call, cause)),
         }
     }

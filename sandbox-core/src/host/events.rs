@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::cause::Cause;
+use super::end::EndReport;
 use super::library::LibraryDigest;
 use super::lifecycle::PluginState;
 use crate::shared::policy::{PluginId, PluginPermission};
@@ -81,6 +82,8 @@ pub enum EventKind {
     Ended {
         /// Why.
         cause: Cause,
+        /// Everything that is known of it.
+        report: Arc<EndReport>,
     },
     /// It is loaded again in a while, as its restart policy says.
     RestartScheduled {

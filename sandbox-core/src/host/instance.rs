@@ -4,7 +4,7 @@
 //! A helper is used for one load and never again.
 
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,11 @@ use rustix::process::{PidfdGetfdFlags, Signal};
 
 use super::app::App;
 use super::broker::Brokered;
-use super::cause::{self, Cause, Evidence};
+use super::cause::{self, Cause, Evidence, Violation};
 use super::cgroup::Group;
 use super::cpu::CpuBudget;
 use super::decider::Questions;
+use super::end::{self, EndReport, FaultReport, Refusal};
 use super::events::escape;
 use super::family::Family;
 use super::lifecycle::Operation;
@@ -108,6 +109,11 @@ pub(crate) struct Instance {
     finishing: AtomicBool,
     end: Mutex<Option<Cause>>,
     ended: Condvar,
+    /// The last fault that its process has shown, and the last refusal.
+    fault: Mutex<Option<FaultReport>>,
+    looks: AtomicU32,
+    looking: Mutex<()>,
+    refused: Mutex<Option<Refusal>>,
     pub(super) printed: Mutex<Printed>,
     pub(super) usage: Mutex<ResourceUsage>,
     pub(super) cpu: Mutex<CpuBudget>,
@@ -161,6 +167,10 @@ impl Instance {
             finishing: AtomicBool::new(false),
             end: Mutex::new(None),
             ended: Condvar::new(),
+            fault: Mutex::default(),
+            looks: AtomicU32::new(0),
+            looking: Mutex::new(()),
+            refused: Mutex::default(),
             printed: Mutex::default(),
             usage: Mutex::default(),
             cpu: Mutex::new(cpu),
@@ -217,7 +227,8 @@ impl Instance {
                 }
             }
             Written::TooMuch => {
-                self.kill(Some(Cause::Protocol { what: "it does not read what it asked for".to_owned() }));
+                let violation = Violation::of("replies", "it does not read what it asked for");
+                self.kill(Some(violation.into()));
             }
             Written::All | Written::Closed => {}
         }
@@ -283,7 +294,7 @@ impl Instance {
     }
 
     /// A message has come. Says what was wrong with it if no helper says that now.
-    pub(crate) fn receive(self: &Arc<Self>, message: FromHelper) -> Result<(), &'static str> {
+    pub(crate) fn receive(self: &Arc<Self>, message: FromHelper) -> Result<(), Violation> {
         let (got, reply) = match message {
             FromHelper::Service { id, during_operation, service, payload } => {
                 return self.called(ServiceCall { id, service, payload }, during_operation);
@@ -296,6 +307,7 @@ impl Instance {
             FromHelper::Pong { id } => (Expect::Pong(id), Reply::Pong),
         };
         let mut waiting = lock(&self.waiting);
+        let expected = waiting.as_ref().map(|waiting| waiting.expect);
         match waiting.take_if(|waiting| waiting.expect == got) {
             Some(Waiting { caller, .. }) => {
                 drop(waiting);
@@ -303,7 +315,10 @@ impl Instance {
                 let _ = caller.try_send(Incoming::Reply(reply));
                 Ok(())
             }
-            None => Err("a reply that nobody waits for"),
+            None => {
+                let id = matches!((got, expected), (Expect::Returned(_), Some(Expect::Returned(_))));
+                Err(Violation::of(if id { "call id" } else { "kind" }, "a reply that nobody waits for"))
+            }
         }
     }
 
@@ -416,17 +431,22 @@ impl Instance {
             permission: Box::new(refused.permission),
             object: escape(refused.path.as_os_str().as_encoded_bytes()),
         });
+        let fault = lock(&self.fault).take();
+        evidence.fault = fault.as_ref().map(|fault| (fault.signal, fault.address));
         evidence.group_out_of_memory = self.cgroup.was_out_of_memory();
         let cause = cause::derive(status, max_rss_kib, &evidence);
+        // One that was survived, or made up, is not what ended it.
+        let fault = fault.filter(|fault| fault.signal == status & 0x7f);
+        let report = EndReport { fault, ..self.end_report(cause) };
         // With the listener gone, none of those that are left can start another.
         let brokered = lock(&self.brokered).take();
         match brokered.filter(|_| self.family.has_started()) {
             Some(brokered) => {
                 let (zygote, instance) = (Arc::clone(&brokered.zygote), Arc::clone(self));
                 drop(brokered);
-                zygote.sweep(Box::new(move || instance.finish(cause)));
+                zygote.sweep(Box::new(move || instance.finish(report)));
             }
-            None => self.finish(cause),
+            None => self.finish(report),
         }
     }
 
@@ -438,15 +458,46 @@ impl Instance {
             core.reactor.forget(self.id);
         }
         self.end_usage(None);
-        self.finish(decided.unwrap_or(Cause::ZygoteLost));
+        self.finish(self.end_report(decided.unwrap_or(Cause::ZygoteLost)));
     }
 
-    fn finish(&self, cause: Cause) {
+    /// What the host knows of its end, but for a fault.
+    fn end_report(&self, cause: Cause) -> EndReport {
+        EndReport {
+            refused: lock(&self.refused).take().map(Refusal::completed),
+            printed: end::tail(self.printed()),
+            usage: self.look(),
+            ..EndReport::of(cause)
+        }
+    }
+
+    /// It was refused this.
+    pub(crate) fn was_refused(&self, refusal: Refusal) {
+        *lock(&self.refused) = Some(refusal);
+    }
+
+    /// Counts a thread of its that wants to be looked at.
+    pub(crate) fn count_look(&self) -> u32 {
+        self.looks.fetch_add(1, Ordering::Relaxed).saturating_add(1)
+    }
+
+    /// Held while one of its threads is looked at.
+    pub(crate) fn looking(&self) -> MutexGuard<'_, ()> {
+        lock(&self.looking)
+    }
+
+    /// It has shown this fault of its own.
+    pub(crate) fn has_faulted(&self, fault: FaultReport) {
+        *lock(&self.fault) = Some(fault);
+    }
+
+    fn finish(&self, report: EndReport) {
         if self.finishing.swap(true, Ordering::AcqRel) {
             return;
         }
         // The plugin's state first, so that whoever is woken by the end finds it.
-        self.subject.helper_ended(self.id, &cause);
+        let cause = report.cause.clone();
+        self.subject.helper_ended(self.id, &Arc::new(report));
         // An ended plugin that is kept holds no descriptor and no cgroup.
         self.outbox.close();
         lock(&self.pidfd).take();
@@ -479,7 +530,7 @@ impl Instance {
     pub(crate) fn wait_end(&self) -> Cause {
         self.wait_end_for(GONE_TIMEOUT).unwrap_or_else(|| {
             let decided = lock(&self.ending).decided.clone();
-            decided.unwrap_or(Cause::Signal { signal: libc::SIGKILL })
+            decided.unwrap_or(Cause::Signal { signal: libc::SIGKILL, fault_address: None })
         })
     }
 

@@ -72,7 +72,10 @@ pub(crate) fn load(entry: &Arc<Entry>, path: &Path) -> Result<Loaded, PluginSand
         }
         Ok(_) => {
             end(&instance);
-            Err(ended(entry.subject().id(), Cause::Protocol { what: "another reply".to_owned() }))
+            Err(ended(
+                entry.subject().id(),
+                Cause::Protocol { field: "kind", what: "another reply".to_owned() },
+            ))
         }
         Err(cause) => Err(ended(entry.subject().id(), with_timeout(cause, &limits))),
     }
@@ -185,7 +188,10 @@ pub(crate) fn confine(
     let report = match instance.transact(Some(&order), Expect::Report, Operation::Load, left) {
         Ok(Reply::Report(report)) => report,
         Ok(_) => {
-            return Err(ended(entry.subject().id(), Cause::Protocol { what: "another reply".to_owned() }));
+            return Err(ended(
+                entry.subject().id(),
+                Cause::Protocol { field: "kind", what: "another reply".to_owned() },
+            ));
         }
         Err(cause) => return Err(ended(entry.subject().id(), with_timeout(cause, &limits))),
     };
@@ -193,7 +199,7 @@ pub(crate) fn confine(
         end(&instance);
         let what =
             format!("the helper program speaks version {}, this host {WIRE_VERSION}", report.wire_version);
-        return Err(ended(entry.subject().id(), Cause::Protocol { what }));
+        return Err(ended(entry.subject().id(), Cause::Protocol { field: "report: wire version", what }));
     }
     let has_listener = take_broker(entry, &instance, &report, served, zygote)?;
     let seen = Seen {

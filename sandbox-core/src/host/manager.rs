@@ -12,6 +12,7 @@ use super::app::App;
 use super::audit::AuditLog;
 use super::broker::HeldFiles;
 use super::decider::{AccessRequest, Decider, DeciderCell, Ruling};
+use super::end::EndReport;
 use super::entry::{Entry, Held};
 use super::events::{EventHub, SandboxEvent};
 use super::health::Health;
@@ -314,6 +315,14 @@ impl PluginSandboxManager {
     /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin).
     pub fn get_resource_limits(&self, id: &str) -> Result<ResourceLimits, PluginSandboxError> {
         Ok(self.entry(id)?.subject().limits())
+    }
+
+    /// [`PluginSandbox::last_end`] of the plugin `id`.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`](PluginSandboxError::UnknownPlugin).
+    pub fn get_last_end(&self, id: &str) -> Result<Option<Arc<EndReport>>, PluginSandboxError> {
+        Ok(self.entry(id)?.subject().last_end())
     }
 
     /// [`PluginSandbox::resource_usage`] of the plugin `id`.

@@ -338,7 +338,14 @@ mod tests {
 
     fn sender(id: &str) -> Arc<Subject> {
         let policy = PolicyCell::new(PluginPolicy::new());
-        Arc::new(Subject::new(PluginId::new(id).unwrap(), policy, None, Arc::default(), Arc::default()))
+        Arc::new(Subject::new(
+            PluginId::new(id).unwrap(),
+            policy,
+            None,
+            Arc::default(),
+            Arc::default(),
+            Arc::default(),
+        ))
     }
 
     fn put(mailbox: &mut Mailbox, from: &Arc<Subject>, len: usize) -> Result<(), SendStatus> {
@@ -365,7 +372,8 @@ mod tests {
         let exchange = Arc::new(Exchange::default());
         let policy = PluginPolicy::new().permissions([PERMISSION_PLUGIN, PERMISSION_UI]);
         let id = PluginId::new("a").unwrap();
-        let entry = Entry::new(id, policy, None, None, Arc::default(), Arc::clone(&exchange)).unwrap();
+        let entry = Entry::new(id, policy, None, None, Arc::default(), Arc::clone(&exchange), Arc::default())
+            .unwrap();
         let passing = exchange.passing.begin();
         entry.revoke(&PERMISSION_UI, HeldFiles::End);
         std::thread::scope(|scope| {

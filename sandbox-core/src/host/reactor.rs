@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
-use super::cause::Cause;
+use super::cause::{Cause, Violation};
 use super::instance::Instance;
 use super::outbox::Written;
 use crate::error::PluginSandboxError;
@@ -312,14 +312,15 @@ fn read_frames(inbound: &Mutex<Inbound>, instance: &Arc<Instance>, buffer: &mut 
     let mut wrong = None;
     let assembled = frames.push(piece, |body| {
         wrong = match frame::decode::<FromHelper>(&body) {
-            Ok(message) => instance.receive(message).err().map(str::to_owned),
-            Err(error) => Some(error.to_string()),
+            Ok(message) => instance.receive(message).err(),
+            Err(error) => Some(Violation::of(error.field(), error.to_string())),
         };
         wrong.is_none()
     });
-    if let Some(what) = wrong.or(assembled.err().map(|error| error.to_string())) {
+    let assembled = assembled.err().map(|error| Violation::of(error.field(), error.to_string()));
+    if let Some(violation) = wrong.or(assembled) {
         // In this order: a helper that still writes must not die of the closed pipe before the kill.
-        instance.kill(Some(Cause::Protocol { what }));
+        instance.kill(Some(violation.into()));
         *output = None;
         return Read::Nothing;
     }

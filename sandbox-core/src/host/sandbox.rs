@@ -11,6 +11,7 @@ use super::app::App;
 use super::audit::AuditLog;
 use super::broker::HeldFiles;
 use super::decider::{AccessRequest, Decider, Ruling};
+use super::end::EndReport;
 use super::entry::{Entry, Held};
 use super::events::SandboxEvent;
 use super::health::Health;
@@ -357,6 +358,11 @@ impl PluginSandbox {
         self.entry.report().map(|report| (*report).clone())
     }
 
+    /// How the last helper of this plugin ended that did: the cause, the stack of a fault, what was refused and printed last.
+    pub fn last_end(&self) -> Option<Arc<EndReport>> {
+        self.entry.subject().last_end()
+    }
+
     /// The helper's process id, while it lives.
     pub fn process_id(&self) -> Option<u32> {
         let instance = self.entry.instance().filter(|instance| instance.end().is_none())?;
@@ -417,6 +423,11 @@ impl PluginHandle {
     /// [`PluginSandbox::resource_usage`].
     pub fn resource_usage(&self) -> Option<ResourceUsage> {
         self.sandbox.resource_usage()
+    }
+
+    /// How the last helper ended that did: [`PluginSandbox::last_end`].
+    pub fn last_end(&self) -> Option<Arc<EndReport>> {
+        self.sandbox.last_end()
     }
 
     /// What stands between it and the machine.

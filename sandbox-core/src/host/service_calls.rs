@@ -11,7 +11,9 @@ use plugin_abi::files;
 use plugin_abi::messages::{RECEIVE, SEND};
 
 use super::app::ServiceRequest;
+use super::cause::Violation;
 use super::decider::{self, AccessRequest, Ruling};
+use super::end::Refusal;
 use super::events::{EventKind, escape};
 use super::instance::{Incoming, Instance, MOST_LARGEST_MESSAGES};
 use super::lock::lock;
@@ -42,26 +44,29 @@ impl Instance {
         self: &Arc<Self>,
         call: ServiceCall,
         during_operation: bool,
-    ) -> Result<(), &'static str> {
+    ) -> Result<(), Violation> {
         if call.service.len() > 255 {
-            return Err("a service's name of more than 255 bytes");
+            return Err(Violation::of("service", "a service's name of more than 255 bytes"));
         }
         if during_operation {
             let waiting = lock(&self.waiting);
-            let Some(waiting) = waiting.as_ref() else { return Err("a service called during no operation") };
+            let Some(waiting) = waiting.as_ref() else {
+                return Err(Violation::of("during operation", "a service called during no operation"));
+            };
             if self.in_service.swap(true, Ordering::AcqRel) {
-                return Err("two services called at once on one thread");
+                return Err(Violation::of("during operation", "two services called at once on one thread"));
             }
-            return waiting.caller.try_send(Incoming::Service(call)).map_err(|_| "too many services called");
+            let passed = waiting.caller.try_send(Incoming::Service(call));
+            return passed.map_err(|_| Violation::of("during operation", "too many services called"));
         }
-        let core = self.core.upgrade().ok_or("the host is going")?;
+        let core = self.core.upgrade().ok_or_else(|| Violation::of("service", "the host is going"))?;
         let most_bytes = usize::try_from(self.max_message_bytes)
             .unwrap_or(usize::MAX)
             .saturating_mul(MOST_LARGEST_MESSAGES);
         let most = usize::try_from(self.subject.limits().max_pending_services).unwrap_or(usize::MAX);
         let mut backlog = lock(&self.backlog);
         if backlog.calls.len() >= most || backlog.payload_bytes > most_bytes {
-            return Err("too many services called and not waited for");
+            return Err(Violation::of("service calls", "too many services called and not waited for"));
         }
         backlog.payload_bytes = backlog.payload_bytes.saturating_add(call.payload.len());
         backlog.calls.push_back(call);
@@ -148,6 +153,16 @@ impl Instance {
             let permission = gate.permission.clone().unwrap_or_default();
             Err(WireServiceError::PermissionDenied { permission, service: shown.clone() })
         };
+        if !gate.open {
+            let permission = gate.permission.clone().unwrap_or_default();
+            self.was_refused(Refusal {
+                opened_by: Some(permission.clone()),
+                permission,
+                action: "service".to_owned(),
+                object: shown.clone(),
+                rule: "not granted".to_owned(),
+            });
+        }
         self.subject.publish(|| EventKind::ServiceCall {
             service: shown,
             permission: gate.permission,

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::cause::Cause;
 use super::decider::{self, Decider, DeciderCell};
+use super::end::EndReport;
 use super::entry::Entry;
 use super::events::{EventHub, EventKind, SandboxEvent};
 use super::folding::Folding;
@@ -52,8 +53,8 @@ struct Standing {
     state: PluginState,
     /// The helper of the last load.
     helper: Option<HelperId>,
-    /// Why the last one ended that did.
-    ended: Option<Cause>,
+    /// How the last one ended that did.
+    ended: Option<Arc<EndReport>>,
     /// Whether it comes back when it ends by itself: from a load that worked until somebody wants it gone.
     kept_up: bool,
     /// Since when it is loaded.
@@ -264,6 +265,11 @@ impl Subject {
         self.standing().state
     }
 
+    /// How the last helper ended that did.
+    pub(crate) fn last_end(&self) -> Option<Arc<EndReport>> {
+        self.standing().ended.clone()
+    }
+
     /// From now on the end of this helper is the plugin's. False if the plugin was unloaded while it was being loaded.
     pub(crate) fn set_helper(&self, helper: HelperId) -> bool {
         let mut standing = self.standing();
@@ -288,9 +294,16 @@ impl Subject {
                 operation,
                 state,
                 allowed: lifecycle::allowed_from(operation),
-                ended: standing.ended.clone().filter(|_| {
-                    matches!(state, PluginState::Crashed | PluginState::Restarting | PluginState::Quarantined)
-                }),
+                ended: standing
+                    .ended
+                    .as_ref()
+                    .filter(|_| {
+                        matches!(
+                            state,
+                            PluginState::Crashed | PluginState::Restarting | PluginState::Quarantined
+                        )
+                    })
+                    .map(|end| end.cause.clone()),
                 restarts_in: standing
                     .restart
                     .as_ref()
@@ -381,12 +394,13 @@ impl Subject {
     }
 
     /// A helper has ended, at whatever moment.
-    pub(crate) fn helper_ended(&self, helper: HelperId, cause: &Cause) {
+    pub(crate) fn helper_ended(&self, helper: HelperId, report: &Arc<EndReport>) {
+        let cause = &report.cause;
         let mut standing = self.standing();
         if standing.helper != Some(helper) {
             return;
         }
-        standing.ended = Some(cause.clone());
+        standing.ended = Some(Arc::clone(report));
         if cause.is_crash()
             && self.policy.restart.crashes.is_some()
             && let Some((digest, path)) = standing.library.clone()
@@ -399,7 +413,7 @@ impl Subject {
             let to = if cause.was_asked_for() { PluginState::Unloaded } else { PluginState::Crashed };
             self.move_to(&mut standing, to);
         }
-        self.publish(|| EventKind::Ended { cause: cause.clone() });
+        self.publish(|| EventKind::Ended { cause: cause.clone(), report: Arc::clone(report) });
         let was_kept_up = standing.kept_up;
         if standing.state == PluginState::Crashed && was_kept_up {
             standing.kept_up = self.comes_back_after(cause);

@@ -345,7 +345,7 @@ impl<'a> Stage<'a> {
                     wrong.push(format!("it ended, and is {}", plugin.state()));
                 }
                 let told = wait_for(events, |kind| match kind {
-                    EventKind::Ended { cause } => Some(cause.clone()),
+                    EventKind::Ended { cause, .. } => Some(cause.clone()),
                     _ => None,
                 });
                 match told {

@@ -8,6 +8,7 @@
 mod channel;
 mod churn;
 mod facts;
+mod faults;
 mod file_changes;
 mod files;
 mod held;
@@ -89,6 +90,7 @@ impl Plugin for Probe {
             "mmap_shared_device" => memory::map_shared_device(),
             "mmap_growing" => memory::map_growing(),
             "segfault" => memory::segfault(),
+            "fault" => faults::fault(payload),
 
             "spin" => number(payload).map(threads::spin),
             "spin_forever" => threads::spin_forever(),

@@ -44,7 +44,12 @@ pub(super) fn what(event: &AuditEvent) -> String {
             format!("{permission} is revoked, which was not held")
         }
         AuditEvent::StateChanged { from, to } => format!("{from} -> {to}"),
-        AuditEvent::Ended { cause } => format!("its process has ended: {cause}"),
+        AuditEvent::Ended { cause, fault, refused, .. } => {
+            let more = [fault.as_deref(), refused.as_deref()].into_iter().flatten();
+            // One line, as any other: the frames of a stack behind one another.
+            let more: String = more.map(|more| format!("; {}", more.replace("\n", " |"))).collect();
+            format!("its process has ended: {cause}{more}")
+        }
         AuditEvent::RestartScheduled { attempt, delay_ms, why } => {
             format!("restart {attempt} in {delay_ms} ms: {why}")
         }

@@ -64,7 +64,7 @@ impl Summary {
             AuditEvent::Opened { .. } => add(&mut self.opened, 1),
             AuditEvent::Dropped { count } => add(&mut self.dropped, *count),
             AuditEvent::Lost { count, .. } => add(&mut self.lost, *count),
-            AuditEvent::Ended { cause } => {
+            AuditEvent::Ended { cause, .. } => {
                 let key = (plugin(), cause.clone());
                 if self.ends.contains_key(&key) || self.has_room(key.0.len() + key.1.len()) {
                     add(self.ends.entry(key).or_default(), 1);

@@ -2,9 +2,10 @@
 //!
 //! Runs in the application's process. Owns the keys of that object, which `output::json` describes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use sandbox_core::{EnforcementReport, PluginMetadata};
+use sandbox_core::{EndReport, EnforcementReport, PluginMetadata};
 use serde_json::{Value, json};
 
 use super::services::Said;
@@ -22,6 +23,8 @@ pub(crate) struct Record {
     pub(crate) said: Vec<Said>,
     pub(crate) watched: Watched,
     pub(crate) printed: String,
+    /// How it ended, if it did not end because it was let go.
+    pub(crate) end: Option<Arc<EndReport>>,
 }
 
 /// A call that succeeded.
@@ -60,6 +63,7 @@ impl Record {
             "events": self.watched.events.iter().map(json::event).collect::<Vec<_>>(),
             "events_left_out": self.watched.left_out,
             "printed": self.printed,
+            "end": self.end.as_deref().map(json::end),
         })
     }
 }

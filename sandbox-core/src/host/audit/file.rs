@@ -222,7 +222,12 @@ mod tests {
     use super::*;
 
     fn record(cause: &str) -> AuditRecord {
-        AuditRecord::now(AuditEvent::Ended { cause: cause.to_owned() })
+        AuditRecord::now(AuditEvent::Ended {
+            cause: cause.to_owned(),
+            fault: None,
+            refused: None,
+            printed: None,
+        })
     }
 
     /// The causes in a file, in their order; a line about lines that were lost as `lost N`.
@@ -230,7 +235,7 @@ mod tests {
         let text = std::fs::read_to_string(path).unwrap();
         let records = text.lines().map(|line| line.parse::<AuditRecord>().unwrap().event);
         let cause = |event| match event {
-            AuditEvent::Ended { cause } => cause,
+            AuditEvent::Ended { cause, .. } => cause,
             AuditEvent::Lost { count, .. } => format!("lost {count}"),
             other => panic!("{other:?}"),
         };

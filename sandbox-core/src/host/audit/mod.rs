@@ -12,4 +12,5 @@ pub use log::{AuditLog, AuditOptions};
 pub use reader::{AuditReadError, AuditReader};
 pub(super) use record::timestamp;
 pub use record::{AUDIT_VERSION, AuditEvent, AuditRecord};
+pub(crate) use suggest::opener;
 pub use suggest::{GrantSuggester, GrantSuggestion, NotSuggested};

@@ -96,6 +96,15 @@ pub enum AuditEvent {
     Ended {
         /// Why, in words.
         cause: String,
+        /// The fault, in words, and the stack of the thread that it came to; as the plugin's own process showed them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fault: Option<String>,
+        /// The last that it was refused, in words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        refused: Option<String>,
+        /// The last of what it printed, escaped; only where it was not the host that let it go.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        printed: Option<String>,
     },
     /// It is loaded again in a while.
     RestartScheduled {
@@ -209,7 +218,15 @@ impl From<&EventKind> for AuditEvent {
             EventKind::StateChanged { from, to } => {
                 Self::StateChanged { from: from.to_string(), to: to.to_string() }
             }
-            EventKind::Ended { cause } => Self::Ended { cause: cause.to_string() },
+            EventKind::Ended { cause, report } => {
+                let told = !cause.was_asked_for();
+                Self::Ended {
+                    cause: cause.to_string(),
+                    fault: report.fault.as_ref().map(ToString::to_string),
+                    refused: report.refused.as_ref().filter(|_| told).map(ToString::to_string),
+                    printed: Some(report.printed.clone()).filter(|printed| told && !printed.is_empty()),
+                }
+            }
             EventKind::RestartScheduled { attempt, delay, why } => {
                 let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
                 Self::RestartScheduled { attempt, delay_ms, why }
@@ -351,6 +368,10 @@ mod tests {
         );
     }
 
+    fn ended(report: crate::EndReport) -> EventKind {
+        EventKind::Ended { cause: report.cause.clone(), report: std::sync::Arc::new(report) }
+    }
+
     #[test]
     fn every_kind_reads_back_as_it_was_written() {
         let since = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
@@ -361,7 +382,19 @@ mod tests {
             EventKind::PermissionGranted { permission: PERMISSION_FILE_READ.scoped_to_path("/x").unwrap() },
             EventKind::PermissionRevoked { permission: PERMISSION_FILE_READ, held: false },
             EventKind::StateChanged { from: crate::PluginState::Loaded, to: crate::PluginState::Active },
-            EventKind::Ended { cause: crate::Cause::Stalled },
+            ended(crate::EndReport::of(crate::Cause::Stalled)),
+            ended(crate::EndReport {
+                fault: Some(crate::FaultReport {
+                    signal: libc::SIGSEGV,
+                    why: "nothing is mapped there",
+                    address: Some(8),
+                    thread: "worker".into(),
+                    stack: Vec::new(),
+                    incomplete: None,
+                }),
+                printed: "a line\nand another\n".into(),
+                ..crate::EndReport::of(crate::Cause::Exited { code: 3 })
+            }),
             EventKind::RestartScheduled { attempt: 2, delay: Duration::from_millis(900), why: "w".into() },
             EventKind::Restarted { attempt: 2 },
             EventKind::Quarantined {

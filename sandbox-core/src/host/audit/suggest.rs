@@ -194,6 +194,15 @@ impl GrantSuggester {
     }
 }
 
+/// The permission that would open this refused access, if one would.
+pub(crate) fn opener(permission: &str, action: &str, object: &str, rule: &str) -> Option<PluginPermission> {
+    match wanted(permission, action, object, false, rule)? {
+        Wanted::Path(path) => parsed(permission, Some(path.to_str()?)).ok(),
+        Wanted::Other(permission) => Some(permission),
+        Wanted::Closed(_) => None,
+    }
+}
+
 /// What would open this access; `None` if nothing needs to.
 fn wanted(permission: &str, action: &str, object: &str, granted: bool, rule: &str) -> Option<Wanted> {
     let by_grant = ["granted: ", "allowed when asked: ", "denied: ", "not granted"];

@@ -5,15 +5,17 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use nix::errno::Errno;
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 
 use super::files::open_again;
+use crate::host::events::escape;
 use crate::host::library::{LibraryError, Limits, Module, SealedLibrary, with_module};
 use crate::host::load::system_folders;
 
@@ -53,6 +55,27 @@ impl Modules {
         }
         Self { list, by_path, by_name }
     }
+
+    fn index_of(&self, path: &Path) -> Option<usize> {
+        let by_name = || {
+            let name = path.file_name()?.to_str()?;
+            self.by_name.get(name).filter(|_| path.parent().is_some_and(is_system))
+        };
+        self.by_path.get(path).or_else(by_name).copied()
+    }
+}
+
+/// The file behind something that is loaded.
+#[derive(Debug)]
+pub(crate) struct Behind {
+    /// What a person knows it by, escaped.
+    pub(crate) name: String,
+    /// The bytes that were loaded, or all of the file.
+    pub(crate) file: Option<File>,
+    /// What they were copied from, or whatever is in its place by now.
+    pub(crate) origin: Option<File>,
+    /// Whether it is one of the C library's own.
+    pub(crate) systems: bool,
 }
 
 impl Served {
@@ -74,17 +97,43 @@ impl Served {
         Some(open_again(&file, OFlags::RDONLY | OFlags::CLOEXEC))
     }
 
+    /// What was served as `path`, to be read: for a stack with names.
+    pub(crate) fn behind(&self, path: &[u8]) -> Option<Behind> {
+        let path = Path::new(OsStr::from_bytes(path));
+        let open = |fd: &OwnedFd| open_again(fd, OFlags::RDONLY | OFlags::CLOEXEC).ok().map(File::from);
+        // Whoever may write there may have put anything in its place by now.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let origin = |path: &Path| {
+            let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
+            file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file)
+        };
+        if let Some(Plugin { library, .. }) = self.plugin.as_ref().filter(|plugin| plugin.place == path) {
+            let (file, origin) = (open(&library.fd), origin(&library.path));
+            let name = escape(library.file_name().as_bytes());
+            return Some(Behind { name, file, origin, systems: false });
+        }
+        let module = {
+            let modules = self.modules.read().unwrap_or_else(PoisonError::into_inner);
+            modules.index_of(path).and_then(|index| modules.list.get(index)).cloned()
+        };
+        let Some(module) = module else {
+            // What the helper's own program was started with, before there was a broker: of the system's, by its name.
+            let name = path.file_name()?;
+            let file = system_folders().folders().iter().find_map(|folder| origin(&folder.join(name)))?;
+            let name = escape(name.as_bytes());
+            return Some(Behind { name, file: Some(file), origin: None, systems: true });
+        };
+        let origin = if module.sealed { origin(&module.path) } else { None };
+        let (name, file) = (escape(module.soname.as_bytes()), open(&module.fd));
+        Some(Behind { name, file, origin, systems: module.base })
+    }
+
     fn find(&self, path: &Path) -> Option<Arc<OwnedFd>> {
         if let Some(plugin) = self.plugin.as_ref().filter(|plugin| plugin.place == path) {
             return Some(Arc::clone(&plugin.library.fd));
         }
         let modules = self.modules.read().unwrap_or_else(PoisonError::into_inner);
-        let by_name = || {
-            let name = path.file_name()?.to_str()?;
-            modules.by_name.get(name).filter(|_| path.parent().is_some_and(is_system))
-        };
-        let index = modules.by_path.get(path).or_else(by_name)?;
-        modules.list.get(*index).map(|module| Arc::clone(&module.fd))
+        modules.list.get(modules.index_of(path)?).map(|module| Arc::clone(&module.fd))
     }
 
     /// Whether the loader looks for modules there. It never looks again into a folder that it once took for missing.

@@ -5,6 +5,7 @@
 //! are in `processes`.
 
 mod base;
+mod fault;
 mod files;
 mod forbidden;
 mod handles;
@@ -33,6 +34,7 @@ pub(crate) use files::Folders;
 pub(crate) use handles::Handles;
 pub(crate) use ledger::Access;
 pub(crate) use loader::Served;
+pub(crate) use memory::{read_bytes, read_path};
 pub(crate) use network::{Network, Relays, is_resolver_file};
 pub(crate) use revoke::{HeldFiles, take_back};
 pub(crate) use under_way::UnderWay;

@@ -15,8 +15,9 @@ use nix::errno::Errno;
 
 use super::parked::Wait;
 use super::prompts::MOST_FOR_ONE;
-use super::{Brokered, files, forbidden, machine, memory, network, processes, programs, refused};
+use super::{Brokered, fault, files, forbidden, machine, memory, network, processes, programs, refused};
 use crate::host::decider::{AccessRequest, Ruling};
+use crate::host::end::Refusal;
 use crate::host::events::{EventKind, escape, escape_path};
 use crate::host::instance::Instance;
 use crate::host::procfs;
@@ -186,7 +187,7 @@ impl Request<'_> {
     }
 
     fn answer(&self) -> Answer {
-        let served = forbidden::serve(self).or_else(|| processes::serve(self));
+        let served = forbidden::serve(self).or_else(|| fault::serve(self)).or_else(|| processes::serve(self));
         let served = served.or_else(|| programs::serve(self));
         let served = served.or_else(|| files::serve(self)).or_else(|| network::serve(self));
         served.or_else(|| machine::serve(self)).unwrap_or_else(|| refused::serve(self))
@@ -291,6 +292,7 @@ impl Request<'_> {
     /// Refuses `attempt`, or asks about it if somebody wants to be asked.
     pub(super) fn refuse(&self, attempt: Attempt<'_>, refused: Refused) -> Answer {
         let Refused { errno, resolved, mut rule, wanted, allowed } = refused;
+        let opened_by = wanted.as_deref().cloned();
         if let Some(wanted) = wanted {
             if self.rulings.iter().any(|(ruled, _)| *ruled == *wanted) {
                 "not granted, and denied when asked".clone_into(&mut rule);
@@ -304,7 +306,7 @@ impl Request<'_> {
                 }));
             }
         }
-        self.publish(attempt, resolved, allowed, &rule);
+        self.publish_with(attempt, resolved, allowed, &rule, opened_by.as_ref());
         Answer::Errno(errno)
     }
 
@@ -328,6 +330,27 @@ impl Request<'_> {
         granted: bool,
         rule: &str,
     ) {
+        self.publish_with(attempt, resolved, granted, rule, None);
+    }
+
+    fn publish_with(
+        &self,
+        attempt: Attempt<'_>,
+        resolved: Option<impl fmt::Display>,
+        granted: bool,
+        rule: &str,
+        opened_by: Option<&PluginPermission>,
+    ) {
+        if !granted {
+            let refusal = Refusal {
+                permission: attempt.permission.to_owned(),
+                action: attempt.action.to_owned(),
+                object: escape(attempt.object),
+                rule: worded(rule, self.rulings),
+                opened_by: None,
+            };
+            self.instance.was_refused(refusal.opened_by(opened_by));
+        }
         self.instance.subject.publish(|| EventKind::Access {
             permission: attempt.permission,
             action: attempt.action,

@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "the one place for raw system calls; each block argues for its own")]
 
 pub(crate) mod clone;
+pub(crate) mod fault;
 pub(crate) mod inherited;
 pub(crate) mod mdwe;
 pub(crate) mod mount_attr;

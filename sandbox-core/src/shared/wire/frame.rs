@@ -16,13 +16,23 @@ pub(crate) enum FrameError {
     #[error("a frame of {len} bytes, where at most {max} are allowed")]
     TooLong { len: usize, max: usize },
     #[error("a frame of {len} bytes that is no message")]
-    Malformed { len: usize },
+    Malformed { len: usize, field: &'static str },
+}
+
+impl FrameError {
+    /// The part of the frame that is wrong.
+    pub(crate) fn field(&self) -> &'static str {
+        match self {
+            Self::TooLong { .. } => "length",
+            Self::Malformed { field, .. } => field,
+        }
+    }
 }
 
 /// One message as the bytes of a frame.
 pub(crate) fn encode<M: Serialize>(message: &M) -> Result<Vec<u8>, FrameError> {
     // Measured first: growing by doubling would copy a large message several times over.
-    let malformed = |_| FrameError::Malformed { len: 0 };
+    let malformed = |_| FrameError::Malformed { len: 0, field: "body" };
     let mut frame = Vec::with_capacity(
         postcard::experimental::serialized_size(message).map_err(malformed)?.saturating_add(4),
     );
@@ -41,7 +51,21 @@ pub(crate) fn encode<M: Serialize>(message: &M) -> Result<Vec<u8>, FrameError> {
 pub(crate) fn decode<M: DeserializeOwned>(body: &[u8]) -> Result<M, FrameError> {
     match postcard::take_from_bytes::<M>(body) {
         Ok((message, [])) => Ok(message),
-        _ => Err(FrameError::Malformed { len: body.len() }),
+        Ok(_) => Err(FrameError::Malformed { len: body.len(), field: "length" }),
+        Err(error) => Err(FrameError::Malformed { len: body.len(), field: field_of(&error) }),
+    }
+}
+
+/// The part of a body that postcard stopped at.
+fn field_of(error: &postcard::Error) -> &'static str {
+    use postcard::Error as E;
+    match error {
+        E::DeserializeUnexpectedEnd => "length",
+        E::SerdeDeCustom => "kind", // the one custom error of derived decoders: no such variant
+        E::DeserializeBadUtf8 | E::DeserializeBadChar => "text",
+        E::DeserializeBadVarint => "number",
+        E::DeserializeBadBool | E::DeserializeBadOption => "flag",
+        _ => "body",
     }
 }
 
@@ -158,8 +182,8 @@ mod tests {
         let mut body = postcard::to_allocvec(&7u8).unwrap();
         assert_eq!(decode::<u8>(&body), Ok(7));
         body.push(0);
-        assert_eq!(decode::<u8>(&body), Err(FrameError::Malformed { len: 2 }));
-        assert_eq!(decode::<u8>(&[]), Err(FrameError::Malformed { len: 0 }));
+        assert_eq!(decode::<u8>(&body), Err(FrameError::Malformed { len: 2, field: "length" }));
+        assert_eq!(decode::<u8>(&[]), Err(FrameError::Malformed { len: 0, field: "length" }));
     }
 
     #[test]
