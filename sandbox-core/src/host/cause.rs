@@ -36,7 +36,7 @@ pub enum Cause {
         /// Its number, where that is known.
         number: Option<i64>,
         /// Its arguments, as registers; zeros where they are not known.
-        arguments: [u64; 6],
+        arguments: Box<[u64; 6]>,
     },
     /// It could not go on without memory over its limit.
     Memory {
@@ -243,7 +243,7 @@ pub(crate) fn derive(status: i32, max_rss_kib: u64, evidence: &Evidence) -> Caus
         return evidence.decided.clone().unwrap_or(killed);
     }
     if signal == libc::SIGSYS {
-        return Cause::ForbiddenCall { call: None, number: None, arguments: [0; 6] };
+        return Cause::ForbiddenCall { call: None, number: None, arguments: Box::default() };
     }
     // A page that was mapped and is not served any more.
     if let (libc::SIGBUS, Some(refused)) = (signal, &evidence.refused) {
@@ -278,7 +278,7 @@ mod tests {
         let shut_down = Evidence { decided: Some(Cause::HostShutdown), ..Evidence::default() };
         let fault = Evidence { fault: Some((libc::SIGSEGV, Some(8))), ..Evidence::default() };
         let signal = |signal| Cause::Signal { signal, fault_address: None };
-        let forbidden = Cause::ForbiddenCall { call: None, number: None, arguments: [0; 6] };
+        let forbidden = Cause::ForbiddenCall { call: None, number: None, arguments: Box::default() };
         for (status, rss, evidence, cause) in [
             (3 << 8, 0, &none, Cause::Exited { code: 3 }),
             (0, 0, &shut_down, Cause::HostShutdown),

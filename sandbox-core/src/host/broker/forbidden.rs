@@ -21,7 +21,7 @@ pub(super) fn serve(request: &Request<'_>) -> Option<Answer> {
     request.instance.kill_guilty(Cause::ForbiddenCall {
         call: Some(name),
         number: Some(request.nr()),
-        arguments: request.notification.args,
+        arguments: Box::new(request.notification.args),
     });
     Some(Answer::Given)
 }

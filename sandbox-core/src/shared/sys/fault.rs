@@ -55,8 +55,7 @@ extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context:
     // SAFETY: the default disposition runs no code of ours.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
     // A fault would come again by itself, a signal that was sent would not. This one waits until the handler has returned.
-    // SAFETY: takes no arguments and touches no memory.
-    let (process, thread) = unsafe { (libc::getpid(), libc::gettid()) };
+    let (process, thread) = (nix::unistd::getpid().as_raw(), nix::unistd::gettid().as_raw());
     // SAFETY: numbers only; to this very thread.
     unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal) };
 }
