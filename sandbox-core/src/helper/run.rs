@@ -57,6 +57,8 @@ pub(crate) fn main() -> ! {
         }
         Err(fault) => {
             link.send(&FromHelper::Loaded(Err(fault)));
+            // Whoever ends first names the cause: the host is to, which knows that the load has failed.
+            while link.next_order().is_some() {}
             inherited::exit_at_once(0)
         }
     }
