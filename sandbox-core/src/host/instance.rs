@@ -491,6 +491,11 @@ impl Instance {
         *lock(&self.fault) = Some(fault);
     }
 
+    /// Whether it has not been reaped: a plugin is told crashed a moment before all of its helper is put away.
+    pub(crate) fn lives(&self) -> bool {
+        !self.finishing.load(Ordering::Acquire)
+    }
+
     fn finish(&self, report: EndReport) {
         if self.finishing.swap(true, Ordering::AcqRel) {
             return;

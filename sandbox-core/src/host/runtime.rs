@@ -105,7 +105,11 @@ impl Runtime {
             return Ok(Arc::clone(zygote));
         }
         let (zygote, thread) = Zygote::start(self.program.clone())?;
-        lock(&self.threads).push(thread);
+        let mut threads = lock(&self.threads);
+        // That of a zygote which has ended: its stack goes only with its handle.
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
+        drop(threads);
         *slot = Some(Arc::clone(&zygote));
         Ok(zygote)
     }

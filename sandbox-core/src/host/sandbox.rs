@@ -365,7 +365,7 @@ impl PluginSandbox {
 
     /// The helper's process id, while it lives.
     pub fn process_id(&self) -> Option<u32> {
-        let instance = self.entry.instance().filter(|instance| instance.end().is_none())?;
+        let instance = self.entry.instance().filter(|instance| instance.lives())?;
         u32::try_from(instance.pid.0).ok()
     }
 
