@@ -295,6 +295,10 @@ impl fmt::Display for NetworkScope {
             Reach::Connect { host, port } => {
                 let host = match host {
                     Host::Any => "*".to_owned(),
+                    // With the dot of the root: `listen:80` would be read as something else than a host of that name.
+                    Host::Name(name) if port.is_some() && matches!(&**name, "listen" | "unix") => {
+                        format!("{name}.")
+                    }
                     Host::Name(name) => name.clone(),
                     Host::Below(domain) => format!("*.{domain}"),
                     Host::Addresses(range) if range.prefix_len() == range.max_prefix_len() => {
