@@ -26,6 +26,9 @@
 
 mod entry;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod helper;
 mod host;
 mod shared;

@@ -16,6 +16,8 @@ mod events;
 mod family;
 mod fault;
 mod folding;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod health;
 mod inspect;
 mod instance;

@@ -185,7 +185,7 @@ impl AuditRecord {
     }
 
     /// The line, without its end.
-    pub(super) fn line(&self) -> Result<String, serde_json::Error> {
+    pub(crate) fn line(&self) -> Result<String, serde_json::Error> {
         serde_json::to_string(self).map(|json| escaped(&json))
     }
 }

@@ -8,6 +8,8 @@ mod base;
 mod fault;
 mod files;
 mod forbidden;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod handles;
 mod held;
 mod ledger;

@@ -8,6 +8,8 @@ mod closure;
 mod digest;
 mod elf;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod seal;
 mod search;
 

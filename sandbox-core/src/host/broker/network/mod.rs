@@ -6,6 +6,8 @@
 mod address;
 mod connect;
 mod connections;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(in crate::host) mod fuzzing;
 mod listen;
 mod names;
 mod options;

@@ -115,7 +115,7 @@ struct Question {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     V4,
     V6,
 }
@@ -567,7 +567,7 @@ impl Lookups {
 // ---- messages
 
 /// The name and kind of address that a message asks for, or what it is answered. `None` if it is no question.
-fn parse(bytes: &[u8]) -> Option<Result<(String, Kind), RCODE>> {
+pub(super) fn parse(bytes: &[u8]) -> Option<Result<(String, Kind), RCODE>> {
     let packet = Packet::parse(bytes).ok()?;
     if packet.has_flags(PacketFlag::RESPONSE) {
         return None;
@@ -590,7 +590,7 @@ fn reply_with(question: &Question, addresses: &[IpAddr]) -> Option<Vec<u8>> {
 }
 
 /// The answer to a question.
-fn reply(question: &[u8], rcode: RCODE, addresses: &[IpAddr]) -> Option<Vec<u8>> {
+pub(super) fn reply(question: &[u8], rcode: RCODE, addresses: &[IpAddr]) -> Option<Vec<u8>> {
     let asked = Packet::parse(question).ok()?;
     let mut packet = Packet::new_reply(asked.id());
     packet.set_flags(PacketFlag::RECURSION_AVAILABLE | PacketFlag::RECURSION_DESIRED);

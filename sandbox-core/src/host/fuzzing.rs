@@ -1,0 +1,7 @@
+//! The host's readers of hostile bytes, and what must hold of each whatever they are. See `crate::fuzzing`.
+
+pub(crate) use super::broker::fuzzing::{dns_message, path_in_memory, socket_address};
+pub(crate) use super::library::fuzzing::library;
+
+#[cfg(test)]
+pub(crate) use super::broker::fuzzing::request_seeds;
