@@ -47,9 +47,11 @@ pub fn folder() -> &'static Path {
 
 /// Asks cargo each time: only cargo knows whether a library is older than its source.
 fn build() -> PathBuf {
-    // target/PROFILE/deps/TEST
+    // target/PROFILE/deps/TEST, or target/PROFILE/PROGRAM
     let test = env::current_exe().expect("a test program knows its name");
-    let profile = test.parent().and_then(Path::parent).expect("tests are built into target/PROFILE/deps");
+    let beside = test.parent().expect("it is in a folder");
+    let profile = if beside.ends_with("deps") { beside.parent() } else { Some(beside) };
+    let profile = profile.expect("tests are built into target/PROFILE/deps");
     let target = profile.parent().expect("as above");
     let name = match profile.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",

@@ -60,7 +60,8 @@ impl Inventory {
         }
     }
 
-    fn differences(&self, now: &Self) -> Vec<String> {
+    /// What there is `now` and was not at this count, in words.
+    pub fn differences(&self, now: &Self) -> Vec<String> {
         let mut left = Vec::new();
         for (pid, name) in &now.processes {
             if !self.processes.contains_key(pid) {
