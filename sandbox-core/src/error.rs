@@ -265,6 +265,10 @@ impl PluginSandboxError {
             Self::Quarantine(error) => return error.help(),
             Self::NotAPlugin { .. } => "a plugin is made with plugin_abi::export_plugin!".to_owned(),
             Self::Abi { .. } => "build the plugin against the plugin-abi of this host".to_owned(),
+            // Its library reaches a helper through the broker: to give this up would get nothing loaded.
+            Self::LayerMissing { layer: Layer::Seccomp, .. } => {
+                "see `plugin-host doctor`; there is no doing without it".to_owned()
+            }
             Self::LayerMissing { layer, .. } => format!(
                 "see `plugin-host doctor`; without it {}: to accept that, use .best_effort(Layer::{layer:?})",
                 layer.matters_because().trim_start_matches("without it ")

@@ -120,6 +120,8 @@ fn verdict(look: Look, diagnosis: &Diagnosis) -> String {
         .collect();
     if required.is_empty() {
         text.push_str("\neverything that a load requires stands\n");
+    } else if required.contains(&Layer::Seccomp.name()) {
+        text.push_str("\nplugins do not load here: their libraries reach them through the broker, which cannot be had\n");
     } else {
         let options: Vec<_> = required.iter().map(|name| format!("--best-effort {name}")).collect();
         text.push_str(&format!(

@@ -1,7 +1,7 @@
 //! What this kernel and this user can enforce: found out by doing it, with a helper that is confined and loads nothing.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -17,7 +17,7 @@ use super::runtime::Runtime;
 use super::verify::kernel_release;
 use super::zygote::Zygote;
 use crate::error::PluginSandboxError;
-use crate::shared::policy::{Demand, Layer, LayerPolicy, PluginId};
+use crate::shared::policy::{Demand, Layer, LayerPolicy, PluginId, ResourceLimits};
 
 /// What can be had here.
 #[derive(Debug, Clone, Serialize)]
@@ -52,7 +52,9 @@ pub struct Fact {
 /// [`Ended`](PluginSandboxError::Ended) if not even a helper can be had.
 pub fn doctor() -> Result<Diagnosis, PluginSandboxError> {
     let everything = Layer::ALL.into_iter().fold(LayerPolicy::strict(), LayerPolicy::best_effort);
-    let policy = PluginPolicy::new().layers(everything);
+    // A machine that is slow is not one without layers.
+    let limits = ResourceLimits::default().load_timeout(Duration::from_secs(60));
+    let policy = PluginPolicy::new().layers(everything).limits(limits);
     let entry = Entry::new(
         PluginId::new("doctor")?,
         policy,

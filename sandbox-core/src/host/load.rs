@@ -14,7 +14,7 @@ use plugin_abi::{ErrorKind, PluginMetadata};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::broker::{Brokered, Folders, Handles, Network, Scratch, Served, UnderWay};
+use super::broker::{Brokered, Folders, Handles, Network, Served, UnderWay};
 use super::cause::Cause;
 use super::entry::{Entry, Loaded, left_of};
 use super::events::escape;
@@ -28,6 +28,7 @@ use super::runtime::Runtime;
 use super::verify::{self, Seen};
 use super::zygote::{Spawned, Trees, Zygote};
 use crate::error::PluginSandboxError;
+use crate::shared::errno::from_rustix;
 use crate::shared::plan::namespaces::UserPlan;
 use crate::shared::plan::{HelperPlan, caps, namespaces, rlimits};
 use crate::shared::policy::{Layer, PluginId, ResourceLimits};
@@ -201,19 +202,7 @@ pub(crate) fn confine(
             format!("the helper program speaks version {}, this host {WIRE_VERSION}", report.wire_version);
         return Err(ended(entry.subject().id(), Cause::Protocol { field: "report: wire version", what }));
     }
-    let scratch = match limits.max_scratch_mb {
-        0 => None,
-        mb => match Scratch::new(zygote, mb) {
-            Ok(scratch) => Some(scratch),
-            Err(errno) => {
-                end(&instance);
-                let plugin = entry.subject().id().clone();
-                let why = format!("the zygote can make no file system: {errno}");
-                return Err(PluginSandboxError::LimitNotHeld { plugin, limit: "max_scratch_mb", why });
-            }
-        },
-    };
-    let has_listener = take_broker(entry, &instance, &report, (served, scratch), zygote)?;
+    let broker = take_broker(entry, &instance, &report, served, zygote)?;
     let seen = Seen {
         plugin: entry.subject().id(),
         layers: &entry.subject().policy().layers,
@@ -224,7 +213,7 @@ pub(crate) fn confine(
         pid: instance.pid,
         cgroup: &instance.cgroup,
         counts_alone: instance.counts_alone,
-        has_listener,
+        broker: &broker,
     };
     let report = Arc::new(verify::verify(&seen));
     entry.set_report(&report);
@@ -327,23 +316,27 @@ fn trees(zygote: &Zygote) -> Result<Arc<Trees>, PluginSandboxError> {
     Ok(Arc::new(Trees { read: root()?, write: root()?, execute: None, source: None }))
 }
 
-/// Takes the listener, and opens the helper's memory while the kernel still lets the host. Whether both worked.
+/// Takes the listener, and opens the helper's memory while the kernel still lets the host. If not both worked, why; without a
+/// word where the helper has no listener to take, and has noted why itself.
 fn take_broker(
     entry: &Entry,
     instance: &Instance,
     report: &HelperReport,
-    (served, scratch): (Served, Option<Scratch>),
+    served: Served,
     zygote: &Arc<Zygote>,
-) -> Result<bool, PluginSandboxError> {
+) -> Result<Result<(), Option<String>>, PluginSandboxError> {
     if report.listener < 0 {
-        return Ok(false);
+        return Ok(Err(None));
     }
     let (trees, zygote) = (trees(zygote)?, Arc::clone(zygote));
-    let listener = instance.descriptor(report.listener);
-    let memory: std::io::Result<File> =
-        OpenOptions::new().read(true).write(true).open(format!("/proc/{}/mem", instance.pid.0));
-    match (listener, memory) {
-        (Ok(listener), Ok(memory)) => {
+    let listener = instance
+        .descriptor(report.listener)
+        .map_err(|errno| format!("taking its listener: pidfd_getfd: {}", from_rustix(errno)));
+    let memory = open_memory(instance.pid).map_err(|error| {
+        format!("opening its memory: {}", Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+    });
+    match listener.and_then(|listener| Ok((listener, memory?))) {
+        Ok((listener, memory)) => {
             instance.set_brokered(Brokered {
                 listener,
                 memory,
@@ -352,18 +345,20 @@ fn take_broker(
                 under_way: UnderWay::default(),
                 network: Network::default(),
                 trees,
-                scratch,
                 folders: Folders::default(),
                 zygote,
             });
-            Ok(true)
+            Ok(Ok(()))
         }
-        (listener, memory) => {
-            let (listener, memory) = (listener.err(), memory.err());
-            tracing::warn!(plugin = %entry.subject().id(), ?listener, ?memory, "the broker cannot be had");
-            Ok(false)
+        Err(why) => {
+            tracing::warn!(plugin = %entry.subject().id(), why, "the broker cannot be had");
+            Ok(Err(Some(why)))
         }
     }
+}
+
+fn open_memory(of: HostPid) -> std::io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(format!("/proc/{}/mem", of.0))
 }
 
 fn refused(plugin: &PluginId, path: &Path, fault: LoadFault) -> PluginSandboxError {

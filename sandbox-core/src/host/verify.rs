@@ -29,7 +29,7 @@ pub(crate) struct Seen<'a> {
     /// Whether `RLIMIT_NPROC` counts this helper alone.
     pub(crate) counts_alone: bool,
     /// Whether the host has the filter's listener.
-    pub(crate) has_listener: bool,
+    pub(crate) broker: &'a Result<(), Option<String>>,
 }
 
 /// One layer's verdict, before the demand is put beside it.
@@ -93,7 +93,6 @@ fn limits(seen: &Seen<'_>) -> Vec<LimitReport> {
         ("max_cpu_percent", share),
         ("max_file_handles", "RLIMIT_NOFILE".to_owned()),
         ("max_file_size_mb", "RLIMIT_FSIZE".to_owned()),
-        ("max_scratch_mb", "the size of a tmpfs of its own".to_owned()),
         ("max_network_connections", "the broker".to_owned()),
         ("max_threads", and(seen.cgroup.tasks_stand_for(pid), threads)),
         ("max_processes", and(seen.cgroup.tasks_stand_for(pid), "the broker")),
@@ -147,6 +146,11 @@ fn find(layer: Layer, seen: &Seen<'_>, status: &Status) -> Finding {
             let abi = seen.report.landlock_abi;
             match (landlock(seen).enforced, abi) {
                 (true, 6..) => Finding::stands(format!("Landlock ABI {abi}: signals, abstract sockets")),
+                (false, _) => Finding::lacks(
+                    false,
+                    format!("Landlock ABI {abi}"),
+                    "without Landlock; the filter holds the same",
+                ),
                 _ => Finding::lacks(
                     false,
                     format!("Landlock ABI {abi}"),
@@ -304,7 +308,11 @@ fn landlock(seen: &Seen<'_>) -> Finding {
     let (abi, (before, after)) = (seen.report.landlock_abi, seen.report.landlock_probe);
     let evidence = format!("ABI {abi}; open(\"/\") before: {before}, after: {after} (EACCES)");
     match (abi, before, after) {
-        (0, ..) => Finding::lacks(false, evidence, why(seen, &[Step::Landlock])),
+        (0, ..) => Finding::lacks(
+            false,
+            evidence,
+            "this kernel has no Landlock, or was booted without it (/sys/kernel/security/lsm)",
+        ),
         (_, 0, libc::EACCES) => Finding::stands(evidence),
         _ => Finding::lacks(true, evidence, why(seen, &[Step::Landlock])),
     }
@@ -319,10 +327,13 @@ fn seccomp(seen: &Seen<'_>, status: &Status) -> Finding {
     };
     let evidence = format!(
         "Seccomp: {mode}, {filters} filters, listener {}{wait}",
-        if seen.has_listener { "taken" } else { "not had" }
+        if seen.broker.is_ok() { "taken" } else { "not had" }
     );
     // There may be more than ours, of a container's. One thread, so that none was left out.
     let stacked = filters.parse::<u32>().is_ok_and(|filters| filters >= LEAST_PROGRAMS);
-    let stands = mode == "2" && stacked && seen.has_listener && status.get("Threads") == "1";
-    Finding::when(stands, evidence, || why(seen, &[Step::Seccomp]))
+    let stands = mode == "2" && stacked && seen.broker.is_ok() && status.get("Threads") == "1";
+    Finding::when(stands, evidence, || match seen.broker {
+        Err(Some(reason)) => format!("the broker cannot be had: {reason}"),
+        _ => why(seen, &[Step::Seccomp]),
+    })
 }
