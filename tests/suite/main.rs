@@ -25,7 +25,6 @@ mod permissions;
 mod processes;
 mod prompting;
 mod revoke;
-mod scratch;
 mod services;
 mod spec_examples;
 mod stock;
