@@ -402,6 +402,7 @@ fn the_report_says_of_every_limit_by_what_it_is_held() {
         ("max_cpu_percent", None),
         ("max_file_handles", Some(10)),
         ("max_file_size_mb", Some(1024)),
+        ("max_scratch_mb", Some(0)),
         ("max_network_connections", Some(5)),
         ("max_threads", Some(16)),
         ("max_processes", Some(8)),

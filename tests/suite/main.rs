@@ -25,6 +25,7 @@ mod permissions;
 mod processes;
 mod prompting;
 mod revoke;
+mod scratch;
 mod services;
 mod spec_examples;
 mod stock;

@@ -32,13 +32,14 @@ enum Kind {
     Timeout(SetTimeout),
 }
 
-const LIMITS: [(&str, Kind); 17] = [
+const LIMITS: [(&str, Kind); 18] = [
     ("max_memory_mb", Kind::Count(|limits, value| limits.max_memory_mb = value)),
     ("max_cpu_time_sec", Kind::Count(|limits, value| limits.max_cpu_time_sec = value)),
     ("max_cpu_percent", Kind::Count(|limits, value| limits.max_cpu_percent = value)),
     ("max_file_handles", Kind::Count(|limits, value| limits.max_file_handles = value)),
     ("max_network_connections", Kind::Count(|limits, value| limits.max_network_connections = value)),
     ("max_file_size_mb", Kind::Count(|limits, value| limits.max_file_size_mb = value)),
+    ("max_scratch_mb", Kind::Number(|limits, value| limits.max_scratch_mb = value)),
     ("max_threads", Kind::Count(|limits, value| limits.max_threads = value)),
     ("max_processes", Kind::Count(|limits, value| limits.max_processes = value)),
     ("max_message_bytes", Kind::Number(|limits, value| limits.max_message_bytes = value)),
@@ -179,6 +180,7 @@ mod tests {
             ("max_threads=2", default().max_threads(2)),
             ("max_processes=2", default().max_processes(2)),
             ("max_message_bytes=4096", default().max_message_bytes(4096)),
+            ("max_scratch_mb=16", default().max_scratch_mb(16)),
             ("max_cpu_percent=50", default().max_cpu_percent(50)),
             ("max_file_size_mb=1", default().max_file_size_mb(1)),
             ("max_output_bytes=1000", default().max_output_bytes(1000)),

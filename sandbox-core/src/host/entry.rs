@@ -741,6 +741,16 @@ pub(crate) fn apply_limits(instance: &Instance, limits: &ResourceLimits) -> Resu
         let range = "none for a plugin that was loaded without one: load it again";
         return Err(LimitError { name: "max_cpu_percent", value: percent.to_string(), range }.into());
     }
+    let brokered = instance.brokered();
+    let scratch = brokered.as_ref().and_then(|brokered| Some((&brokered.zygote, brokered.scratch.as_ref()?)));
+    if scratch.is_some() != (limits.max_scratch_mb > 0) {
+        let range = match scratch {
+            Some(_) => "more than 0 for a plugin that was loaded with some: load it again",
+            None => "0 for a plugin that was loaded without any: load it again",
+        };
+        let value = limits.max_scratch_mb.to_string();
+        return Err(LimitError { name: "max_scratch_mb", value, range }.into());
+    }
     let mut changes = Vec::new();
     for planned in plan.iter().filter(|planned| planned.resource.is_settable()) {
         let Some((stands, ceiling)) = standing.get(kernel_label(planned.resource)) else {
@@ -757,6 +767,15 @@ pub(crate) fn apply_limits(instance: &Instance, limits: &ResourceLimits) -> Resu
             return Err(LimitError { name, value, range }.into());
         }
         changes.push((planned.resource, Rlimit { current: soft, maximum: ceiling }));
+    }
+    if let Some((zygote, scratch)) = scratch
+        && limits.max_scratch_mb != instance.subject.limits().max_scratch_mb
+    {
+        // EINVAL below what is in it.
+        scratch.resize(zygote, limits.max_scratch_mb).map_err(|errno| PluginSandboxError::Io {
+            what: "changing the size of a running plugin's scratch space",
+            source: errno.into(),
+        })?;
     }
     for (resource, pair) in changes {
         rustix::process::prlimit(Some(pid), resource.kernel(), pair).map_err(|errno| {

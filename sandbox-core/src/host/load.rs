@@ -14,7 +14,7 @@ use plugin_abi::{ErrorKind, PluginMetadata};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::broker::{Brokered, Folders, Handles, Network, Served, UnderWay};
+use super::broker::{Brokered, Folders, Handles, Network, Scratch, Served, UnderWay};
 use super::cause::Cause;
 use super::entry::{Entry, Loaded, left_of};
 use super::events::escape;
@@ -202,7 +202,19 @@ pub(crate) fn confine(
             format!("the helper program speaks version {}, this host {WIRE_VERSION}", report.wire_version);
         return Err(ended(entry.subject().id(), Cause::Protocol { field: "report: wire version", what }));
     }
-    let broker = take_broker(entry, &instance, &report, served, zygote)?;
+    let scratch = match limits.max_scratch_mb {
+        0 => None,
+        mb => match Scratch::new(zygote, mb) {
+            Ok(scratch) => Some(scratch),
+            Err(errno) => {
+                end(&instance);
+                let plugin = entry.subject().id().clone();
+                let why = format!("the zygote can make no file system: {errno}");
+                return Err(PluginSandboxError::LimitNotHeld { plugin, limit: "max_scratch_mb", why });
+            }
+        },
+    };
+    let broker = take_broker(entry, &instance, &report, (served, scratch), zygote)?;
     let seen = Seen {
         plugin: entry.subject().id(),
         layers: &entry.subject().policy().layers,
@@ -322,7 +334,7 @@ fn take_broker(
     entry: &Entry,
     instance: &Instance,
     report: &HelperReport,
-    served: Served,
+    (served, scratch): (Served, Option<Scratch>),
     zygote: &Arc<Zygote>,
 ) -> Result<Result<(), Option<String>>, PluginSandboxError> {
     if report.listener < 0 {
@@ -345,6 +357,7 @@ fn take_broker(
                 under_way: UnderWay::default(),
                 network: Network::default(),
                 trees,
+                scratch,
                 folders: Folders::default(),
                 zygote,
             });

@@ -62,6 +62,8 @@ pub struct ResourceUsage {
     pub processes: Used,
     /// Live network connections.
     pub network_connections: Used,
+    /// Scratch space in bytes; `None` if it has none. The peak is of the moments at which somebody looked, and of the end.
+    pub scratch_bytes: Option<Used>,
     /// How many bytes it has printed.
     pub printed_bytes: u64,
     /// How many of them were over a limit, and dropped.
@@ -84,8 +86,8 @@ impl ResourceUsage {
             used.now = 0;
         }
         self.network_connections.now = 0;
-        if let Some(handles) = &mut self.file_handles {
-            handles.now = 0;
+        for used in [&mut self.file_handles, &mut self.scratch_bytes].into_iter().flatten() {
+            used.now = 0;
         }
     }
 }
@@ -150,6 +152,7 @@ impl Instance {
         if let Some(cpu_time) = cpu_time {
             self.count_cpu(&mut usage, cpu_time);
         }
+        self.see_scratch(&mut usage);
         match self.cgroup.memory() {
             Some((meter, now, peak)) => {
                 usage.memory_meter = meter;
@@ -166,6 +169,14 @@ impl Instance {
         usage.clone()
     }
 
+    fn see_scratch(&self, usage: &mut ResourceUsage) {
+        let brokered = self.brokered();
+        let scratch = brokered.as_ref().and_then(|brokered| brokered.scratch.as_ref());
+        if let Some(used) = scratch.and_then(|scratch| scratch.used().ok()) {
+            usage.scratch_bytes.get_or_insert_default().see(used);
+        }
+    }
+
     fn count_cpu(&self, usage: &mut ResourceUsage, cpu_time: Duration) {
         usage.cpu_time = usage.cpu_time.max(cpu_time);
         usage.activation_cpu_time = usage.cpu_time.saturating_sub(lock(&self.cpu).base);
@@ -175,6 +186,7 @@ impl Instance {
     pub(super) fn end_usage(&self, reaped: Option<(Duration, u64)>) {
         let connections = self.brokered().map(|brokered| brokered.network.most());
         let mut usage = lock(&self.usage);
+        self.see_scratch(&mut usage);
         let (cpu_time, max_rss_kib) = reaped.unwrap_or_default();
         self.count_cpu(&mut usage, cpu_time);
         let most = &mut usage.memory_bytes.peak;

@@ -93,6 +93,7 @@ fn limits(seen: &Seen<'_>) -> Vec<LimitReport> {
         ("max_cpu_percent", share),
         ("max_file_handles", "RLIMIT_NOFILE".to_owned()),
         ("max_file_size_mb", "RLIMIT_FSIZE".to_owned()),
+        ("max_scratch_mb", "the size of a tmpfs of its own".to_owned()),
         ("max_network_connections", "the broker".to_owned()),
         ("max_threads", and(seen.cgroup.tasks_stand_for(pid), threads)),
         ("max_processes", and(seen.cgroup.tasks_stand_for(pid), "the broker")),

@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string, fsmount,
-    fsopen,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_reconfigure, fsconfig_set_string, fsmount, fsopen, fspick,
 };
 
 use super::reap::Living;
@@ -35,6 +35,11 @@ impl Workshop {
     ) -> Result<Option<OwnedFd>, Errno> {
         match task {
             Task::CopyFolder => copy_folder(given.first().ok_or(Errno::EBADF)?).map(Some),
+            Task::NewScratch { bytes, inodes } => new_scratch(*bytes, *inodes).map(Some).map_err(from_rustix),
+            Task::ResizeScratch { bytes, inodes } => {
+                let scratch = given.first().ok_or(Errno::EBADF)?;
+                resize_scratch(scratch, *bytes, *inodes).map(|()| None).map_err(from_rustix)
+            }
             Task::NewFolder => new_folder().map(Some).map_err(from_rustix),
             Task::AddNames(names) => {
                 let folder = given.first().ok_or(Errno::EBADF)?;
@@ -73,13 +78,33 @@ fn copy_folder(folder: &OwnedFd) -> Result<OwnedFd, Errno> {
 }
 
 fn new_folder() -> rustix::io::Result<OwnedFd> {
+    new_tmpfs(&[("mode", "0755")])
+}
+
+fn new_tmpfs(options: &[(&str, &str)]) -> rustix::io::Result<OwnedFd> {
     let fs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&fs, "mode", "0755")?;
+    options.iter().try_for_each(|(key, value)| fsconfig_set_string(&fs, *key, *value))?;
     fsconfig_create(&fs)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+fn new_scratch(bytes: u64, inodes: u64) -> rustix::io::Result<OwnedFd> {
+    let (size, inodes) = (bytes.to_string(), inodes.to_string());
+    let scratch = new_tmpfs(&[("mode", "0755"), ("size", &size), ("nr_inodes", &inodes)])?;
+    // The sticky bit as any system's has it; no umask is in the way here.
+    rustix::fs::mkdirat(&scratch, "tmp", Mode::from_raw_mode(0o1777))?;
+    Ok(scratch)
+}
+
+fn resize_scratch(scratch: &OwnedFd, bytes: u64, inodes: u64) -> rustix::io::Result<()> {
+    let flags = FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC;
+    let fs = fspick(scratch, "", flags)?;
+    fsconfig_set_string(&fs, "size", bytes.to_string())?;
+    fsconfig_set_string(&fs, "nr_inodes", inodes.to_string())?;
+    fsconfig_reconfigure(&fs)
 }
 
 fn add(folder: &OwnedFd, Name { name, kind }: &Name) -> rustix::io::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, OsStr, c_char};
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use crate::{Attempt, check, number, split_line, split_space};
+use crate::{Attempt, check, number, split_line, split_space, text};
 
 const ONE_PAGE: usize = 4096;
 
@@ -80,6 +80,33 @@ pub(crate) fn mkdir(payload: &[u8]) -> Attempt {
 
 pub(crate) fn write_file(payload: &[u8]) -> Attempt {
     fs::write(path(payload), b"written by a plugin").map(|()| Vec::new())
+}
+
+/// A number of bytes, a newline and a path: writes so many. Answers how many there was room for, and what refused the next.
+pub(crate) fn fill(payload: &[u8]) -> Attempt {
+    let (bytes, name) = split_line(payload);
+    let (bytes, mut file) = (number(bytes)?, File::create(path(name))?);
+    let (block, mut written) = (vec![7; 64 << 10], 0);
+    while written < bytes {
+        match file.write(&block[..block.len().min(bytes - written)]) {
+            Ok(more) => written += more,
+            Err(error) => return Ok(format!("{written} {}", error.raw_os_error().unwrap_or(-1)).into_bytes()),
+        }
+    }
+    Ok(format!("{written} 0").into_bytes())
+}
+
+/// A number, a newline and a path: makes so many empty files, each called as the path and a number. Answers how many there was
+/// room for, and what refused the next.
+pub(crate) fn make_many(payload: &[u8]) -> Attempt {
+    let (count, name) = split_line(payload);
+    let (count, name) = (number(count)?, text(name)?);
+    for made in 0..count {
+        if let Err(error) = File::create_new(format!("{name}{made}")) {
+            return Ok(format!("{made} {}", error.raw_os_error().unwrap_or(-1)).into_bytes());
+        }
+    }
+    Ok(format!("{count} 0").into_bytes())
 }
 
 pub(crate) fn unlink(payload: &[u8]) -> Attempt {

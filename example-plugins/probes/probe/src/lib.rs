@@ -63,6 +63,8 @@ impl Plugin for Probe {
             "readlink" => files::readlink(payload),
             "mkdir" => files::mkdir(payload),
             "write_file" => files::write_file(payload),
+            "fill" => files::fill(payload),
+            "make_many" => files::make_many(payload),
             "unlink" => files::unlink(payload),
             "lock" => files::lock(payload),
             "lock_whole" => files::lock_whole(payload),

@@ -209,7 +209,10 @@ fn wanted(permission: &str, action: &str, object: &str, granted: bool, rule: &st
     let by_grant = by_grant.iter().any(|start| rule.starts_with(start));
     if !by_grant {
         // It went through for another reason, or was no attempt; every other reason to refuse stands whatever is granted.
-        let needs_none = granted || rule == "base profile" || rule.starts_with("revoked: ");
+        let needs_none = granted
+            || rule == "base profile"
+            || rule.starts_with("scratch space")
+            || rule.starts_with("revoked: ");
         return (!needs_none).then(|| Wanted::Closed(format!("no grant opens it: {rule}")));
     }
     let closed = |why: &str| Wanted::Closed(why.to_owned());

@@ -32,7 +32,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-pub(crate) use files::Folders;
+pub(crate) use files::{Folders, Scratch};
 pub(crate) use handles::Handles;
 pub(crate) use ledger::Access;
 pub(crate) use loader::Served;
@@ -55,6 +55,8 @@ pub(crate) struct Brokered {
     pub(crate) network: Network,
     /// Where files are looked for.
     pub(crate) trees: Arc<Trees>,
+    /// What the plugin has at `/tmp`, if it has that.
+    pub(crate) scratch: Option<Scratch>,
     /// Where the plugin's processes are in it.
     pub(crate) folders: Folders,
     /// Makes what only it may make.

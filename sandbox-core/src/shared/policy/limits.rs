@@ -36,6 +36,11 @@ pub struct ResourceLimits {
     /// The size of a file, in MiB, beyond which the plugin makes none grow (`RLIMIT_FSIZE`). A write over it is refused with
     /// `EFBIG`. What it fills a disk with altogether is not bounded by this.
     pub max_file_size_mb: Option<u64>,
+    /// Scratch space in MiB: so much of memory (a tmpfs) is the plugin's own at `/tmp`, to read and to write without a permission,
+    /// with 1024 files for each MiB. What is over is refused with `ENOSPC`. Nobody else sees it, and it goes with the plugin; the
+    /// host's own `/tmp` is not reached then, whatever is granted. 0, the default, for none. Where nobody can make one (an
+    /// ordinary user without user namespaces) nothing is loaded.
+    pub max_scratch_mb: u64,
     /// Live network connections: sockets that are connected, accepted, or have sent to somebody. One that is closed makes room.
     /// The next one is refused with `EMFILE`, by `connect`, `accept` and `sendto` alike.
     pub max_network_connections: Option<u64>,
@@ -87,6 +92,7 @@ impl Default for ResourceLimits {
             max_cpu_percent: None,
             max_file_handles: Some(10),
             max_file_size_mb: Some(1024),
+            max_scratch_mb: 0,
             max_network_connections: Some(5),
             max_threads: Some(16),
             max_processes: Some(8),
@@ -122,6 +128,8 @@ setters! {
     max_file_handles: impl Into<Option<u64>>,
     /// Sets [`max_file_size_mb`](#structfield.max_file_size_mb), in MiB; `None` for no limit.
     max_file_size_mb: impl Into<Option<u64>>,
+    /// Sets [`max_scratch_mb`](#structfield.max_scratch_mb), in MiB; 0 for none.
+    max_scratch_mb: u64,
     /// Sets [`max_network_connections`](#structfield.max_network_connections); `None` for no limit.
     max_network_connections: impl Into<Option<u64>>,
     /// Sets [`max_threads`](#structfield.max_threads); `None` for no limit.
@@ -150,7 +158,7 @@ setters! {
 
 impl ResourceLimits {
     /// Each limit that is a number, with the least and the most that it may be.
-    fn numbers(&self) -> [(&'static str, Option<u64>, u64, u64, &'static str); 13] {
+    fn numbers(&self) -> [(&'static str, Option<u64>, u64, u64, &'static str); 14] {
         const COUNT: &str = "0 to 524288, or none";
         const BYTES: &str = "0 to 1099511627776 bytes, or none";
         [
@@ -159,6 +167,7 @@ impl ResourceLimits {
             ("max_cpu_percent", self.max_cpu_percent, 1, 100 << 10, "1 to 102400 percent, or none"),
             ("max_file_handles", self.max_file_handles, 0, 1 << 19, COUNT),
             ("max_file_size_mb", self.max_file_size_mb, 0, 1 << 30, "0 to 1073741824 MiB, or none"),
+            ("max_scratch_mb", Some(self.max_scratch_mb), 0, 1 << 16, "0 to 65536 MiB"),
             ("max_network_connections", self.max_network_connections, 0, 1 << 19, COUNT),
             ("max_threads", self.max_threads, 0, 1 << 15, "0 to 32768, or none"),
             ("max_processes", self.max_processes, 0, 1 << 15, "0 to 32768, or none"),
@@ -228,12 +237,13 @@ mod tests {
     fn every_number_has_a_least_and_a_most_and_what_is_beyond_is_refused_by_its_name() {
         type Set = fn(ResourceLimits, Option<u64>) -> ResourceLimits;
         // What 0 means: no room at all, or, where no plugin could run or be held so, an error.
-        let fields: [(&str, Set, u64, u64); 13] = [
+        let fields: [(&str, Set, u64, u64); 14] = [
             ("max_memory_mb", |limits, n| limits.max_memory_mb(n), 8, 1 << 20),
             ("max_cpu_time_sec", |limits, n| limits.max_cpu_time_sec(n), 1, 1 << 32),
             ("max_cpu_percent", |limits, n| limits.max_cpu_percent(n), 1, 102_400),
             ("max_file_handles", |limits, n| limits.max_file_handles(n), 0, 1 << 19),
             ("max_file_size_mb", |limits, n| limits.max_file_size_mb(n), 0, 1 << 30),
+            ("max_scratch_mb", |limits, n| limits.max_scratch_mb(n.unwrap()), 0, 1 << 16),
             ("max_network_connections", |limits, n| limits.max_network_connections(n), 0, 1 << 19),
             ("max_threads", |limits, n| limits.max_threads(n), 0, 1 << 15),
             ("max_processes", |limits, n| limits.max_processes(n), 0, 1 << 15),

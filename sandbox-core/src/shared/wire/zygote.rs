@@ -37,6 +37,10 @@ pub(crate) enum Task {
     /// Comes with a folder of the zygote's own tree; goes back with a detached, read-only copy of it alone, from which no
     /// path leads out.
     CopyFolder,
+    /// Goes back with a new file system of this size, mounted nowhere, with a folder `tmp` in it that everybody may write.
+    NewScratch { bytes: u64, inodes: u64 },
+    /// Comes with such a file system, which has this size from now on.
+    ResizeScratch { bytes: u64, inodes: u64 },
     /// Comes with a program of the zygote's own tree, which from now on is at this path of the helper's root too: read-only,
     /// and alone there with what was shown before.
     ShowProgram {

@@ -153,7 +153,7 @@ impl Request<'_> {
         work: impl FnOnce(&Tree<'_>, &mut &'a [u8]) -> Result<Done, Refused>,
     ) -> Answer {
         let mut refused_at = object;
-        let done = self.with_tree(Right::Write, |tree| work(tree, &mut refused_at));
+        let done = self.with_tree(object, Right::Write, |tree| work(tree, &mut refused_at));
         let attempt = |object| Attempt { permission: "file-write", action, object };
         match done {
             Ok(Done { resolved, rule, result, also }) => {
@@ -219,6 +219,9 @@ impl Request<'_> {
         if flags.contains(RenameFlags::WHITEOUT) || (exchange && flags.contains(RenameFlags::NOREPLACE)) {
             return Answer::Errno(Errno::EINVAL);
         }
+        if !self.are_together(&old.path, &new.path) {
+            return Answer::Errno(Errno::EXDEV);
+        }
         self.change_at("rename", &old.path, |tree, refused_at| {
             let from = tree.place(old, Right::Write, Errno::EBUSY)?;
             *refused_at = &new.path;
@@ -242,7 +245,7 @@ impl Request<'_> {
             if exchange {
                 tree.may_come_to(&to.resolved, &from.resolved)?;
             }
-            let links = self.instance.subject.links();
+            let links = tree.links;
             let (one, other) = (&from.resolved, &to.resolved);
             if !links.may_move(one, other) || (exchange && !links.may_move(other, one)) {
                 return Err(Refused::new(Errno::EMLINK, Some(one), "too many second names"));
@@ -267,6 +270,9 @@ impl Request<'_> {
     }
 
     fn link(&self, old: &Named, new: &Named) -> Answer {
+        if !self.are_together(&old.path, &new.path) {
+            return Answer::Errno(Errno::EXDEV);
+        }
         self.change_at("link", &old.path, |tree, refused_at| {
             let judged = tree.judge(old, Right::Write)?;
             *refused_at = &new.path;
@@ -281,7 +287,7 @@ impl Request<'_> {
                 tree.may_be_link(&to.resolved)?;
                 *refused_at = &old.path;
             }
-            if !self.instance.subject.links().add(&judged.stat, &judged.resolved, &to.resolved) {
+            if !tree.links.add(&judged.stat, &judged.resolved, &to.resolved) {
                 return Err(Refused::new(Errno::EMLINK, Some(&judged.resolved), "too many second names"));
             }
             // By way of the handle, so that it is the object that was judged; the link that is followed is the handle's.
@@ -338,7 +344,7 @@ impl Request<'_> {
         self.change(action, &named.path, |tree| {
             let judged = tree.judge(named, Right::Write)?;
             // Who may go into a folder decides about what is in it.
-            if judged.kind() == FileType::Directory && protected::is_below(&judged.resolved) {
+            if judged.kind() == FileType::Directory && tree.protects_below(&judged.resolved) {
                 return Err(Refused::new(Errno::EACCES, Some(&judged.resolved), protected::RULE));
             }
             Done::at(&judged.resolved, &judged.rule, work(&judged))

@@ -165,7 +165,7 @@ impl Request<'_> {
             return Err(Errno::ENOTDIR);
         }
         let (real, path) = self.brokered.folders.known(object(&held)).ok_or(Errno::ENOENT)?;
-        let found = find_plain(self.brokered.trees.read.as_fd(), &path).map_err(|_| Errno::ENOENT)?;
+        let found = find_plain(self.brokered.root_at(&path), &path).map_err(|_| Errno::ENOENT)?;
         // Another may stand there by now.
         let same = object(&fstat(&found).map_err(from_rustix)?) == real;
         if same { Ok(path) } else { Err(Errno::ENOENT) }
@@ -185,6 +185,21 @@ impl Request<'_> {
     /// A descriptor of a folder, for listing it.
     pub(super) fn open_folder(&self, tree: &Tree<'_>, judged: &Judged) -> Result<OwnedFd, Refused> {
         let refuse = |errno, rule: &str| Refused::new(errno, Some(&judged.resolved), rule);
+        let opened = if tree.scratch {
+            // Nothing is above it that is not the plugin's own.
+            judged.open(OFlags::RDONLY | OFlags::DIRECTORY).map_err(|errno| refuse(errno, "open"))?
+        } else {
+            self.open_outside(tree, judged)?
+        };
+        let stat = fstat(&opened).map_err(|errno| refuse(from_rustix(errno), "fstat"))?;
+        let (held, real) = (object(&stat), object(&judged.stat));
+        self.brokered.folders.hand_out(Handed { held, real, path: judged.resolved.clone() });
+        Ok(opened)
+    }
+
+    /// A descriptor of a folder of the host's.
+    fn open_outside(&self, tree: &Tree<'_>, judged: &Judged) -> Result<OwnedFd, Refused> {
+        let refuse = |errno, rule: &str| Refused::new(errno, Some(&judged.resolved), rule);
         let Some(source) = &self.brokered.trees.source else {
             return Err(refuse(Errno::EACCES, "without namespaces no folder is listed"));
         };
@@ -202,11 +217,7 @@ impl Request<'_> {
         let folder = folder.map_err(|errno| refuse(errno, "no copy of it can be made"))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let opened = rustix::fs::openat(&folder, ".", flags, Mode::empty()).map_err(from_rustix);
-        let opened = opened.map_err(|errno| refuse(errno, "the host's user may not"))?;
-        let stat = fstat(&opened).map_err(|errno| refuse(from_rustix(errno), "fstat"))?;
-        let (held, real) = (object(&stat), object(&judged.stat));
-        self.brokered.folders.hand_out(Handed { held, real, path: judged.resolved.clone() });
-        Ok(opened)
+        opened.map_err(|errno| refuse(errno, "the host's user may not"))
     }
 
     /// A detached copy of the folder alone.
@@ -282,7 +293,7 @@ impl Request<'_> {
         if named.path == b"/" {
             return enter(PathBuf::from("/")); // where everybody starts
         }
-        let entered = self.with_tree(Right::See, |tree| {
+        let entered = self.with_tree(&named.path, Right::See, |tree| {
             let judged = tree.judge(named, Right::See)?;
             match judged.kind() {
                 FileType::Directory => Ok(judged),

@@ -65,7 +65,7 @@ impl Request<'_> {
         if let Some(answer) = self.stat_fact(&named.path, address) {
             return answer;
         }
-        let seen = self.with_tree(Right::See, |tree| tree.judge(named, Right::See));
+        let seen = self.with_tree(&named.path, Right::See, |tree| tree.judge(named, Right::See));
         let attempt = attempt("stat", named);
         match seen {
             Ok(judged) => {
@@ -94,7 +94,7 @@ impl Request<'_> {
             (false, false) => Right::See,
         };
         let attempt = attempt("access", named);
-        let judged = self.with_tree(right, |tree| {
+        let judged = self.with_tree(&named.path, right, |tree| {
             tree.judge(named, Right::See).and_then(|judged| {
                 if judged.on_the_way {
                     // A folder on the way can be gone through, and that is all.
@@ -124,7 +124,7 @@ impl Request<'_> {
         let Ok(room @ 1..) = usize::try_from(room.cast_signed()) else { return Answer::Errno(Errno::EINVAL) };
         let named = named.following(false);
         let attempt = attempt("readlink", &named);
-        let read = self.with_tree(Right::Read, |tree| {
+        let read = self.with_tree(&named.path, Right::Read, |tree| {
             let judged = tree.judge(&named, Right::See)?;
             if judged.kind() == FileType::Symlink {
                 tree.opens(&judged, Right::Read)?;
@@ -154,7 +154,7 @@ impl Request<'_> {
 
     fn statfs(&self, named: &Named, address: u64) -> Answer {
         let attempt = attempt("statfs", named);
-        let seen = self.with_tree(Right::See, |tree| {
+        let seen = self.with_tree(&named.path, Right::See, |tree| {
             let judged = tree.judge(named, Right::See)?;
             if judged.on_the_way {
                 return Err(Refused::new(Errno::EACCES, Some(&judged.resolved), "on the way only"));

@@ -10,6 +10,7 @@ mod look;
 mod named;
 mod open;
 mod own;
+mod scratch;
 mod service;
 mod tree;
 
@@ -20,6 +21,7 @@ pub(crate) use self::folders::Folders;
 pub(super) use self::look::stat_bytes;
 pub(super) use self::open::memory_file;
 pub(super) use self::own::{keep_folder, open_again, resolved_path};
+pub(crate) use self::scratch::Scratch;
 pub(super) use self::tree::{Lost, find_in_sight, find_plain, find_real};
 use super::requests::{Answer, Request};
 

@@ -92,12 +92,16 @@ impl Request<'_> {
         } else if flags.contains(OFlags::CREATE) {
             self.create(&named, right, flags, mode)
         } else {
-            self.with_tree(right, |tree| {
+            self.with_tree(&named.path, right, |tree| {
                 let judged = tree.judge(&named, right)?;
                 self.open_judged(tree, judged, right, flags)
             })
         };
         let handed_out = opened.and_then(|Opened { file, stat, resolved, rule }| {
+            // No permission has opened it, and none that goes takes it back.
+            if self.brokered.scratch_at(&named.path).is_some() {
+                return Ok(Opened { file, stat, resolved, rule });
+            }
             let access = Access { reads: right != Right::Write, writes: right.writes() };
             Ok(Opened { file: self.hand_out(file, stat, &resolved, access)?, stat, resolved, rule })
         });
@@ -107,7 +111,7 @@ impl Request<'_> {
                 if right == Right::Both
                     && self.instance.subject.is_heard()
                     && let Ok(rule) =
-                        self.with_tree(Right::Read, |tree| tree.rule_for(&resolved, Right::Read))
+                        self.with_tree(&named.path, Right::Read, |tree| tree.rule_for(&resolved, Right::Read))
                 {
                     self.event(Attempt { permission: "file-read", ..attempt }, Some(&resolved), true, &rule);
                 }
@@ -125,7 +129,7 @@ impl Request<'_> {
     /// Opens what is there, or else makes it: whichever it is, it is judged first.
     fn create(&self, named: &Named, right: Right, flags: OFlags, mode: u32) -> Result<Opened, Refused> {
         for _ in 0..TRIES {
-            let tried = self.with_tree(right, |tree| match tree.judge(named, right) {
+            let tried = self.with_tree(&named.path, right, |tree| match tree.judge(named, right) {
                 Ok(judged) if flags.contains(OFlags::EXCL) => {
                     Err(Refused::failed(Errno::EEXIST, Some(&judged.resolved), judged.rule))
                 }

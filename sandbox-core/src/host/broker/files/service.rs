@@ -97,15 +97,16 @@ impl Instance {
             if let Some((once, _)) = &allowed {
                 Arc::make_mut(&mut grants).grant(once.clone(), once.scope().cloned());
             }
-            let root = if right == Right::Write { &brokered.trees.write } else { &brokered.trees.read };
             let asks = self.subject.has_decider() && allowed.is_none();
-            let tree = Tree {
-                root: root.as_fd(),
+            let outside = Tree {
+                root: brokered.trees.read.as_fd(),
                 grants: &grants,
                 links: self.subject.links(),
                 asks,
                 learns: false,
+                scratch: false,
             };
+            let tree = brokered.tree_at(path, right, outside);
             let opened = tree.judge(&named, right).and_then(|judged| Ok((open(&judged, right)?, judged)));
             let refused = match opened {
                 Ok((file, judged)) => {

@@ -17,6 +17,7 @@ use super::super::requests::{Refused, Request};
 use super::by_handle;
 use super::named::{Named, Walk};
 use super::own::{open_again, resolved_path};
+use super::scratch;
 use crate::host::decider::Decider;
 use crate::host::links::Links;
 use crate::host::protected;
@@ -103,6 +104,8 @@ pub(super) struct Tree<'a> {
     pub(super) asks: bool,
     /// Whether everything is let through once.
     pub(super) learns: bool,
+    /// Whether it is the plugin's own: all below `/tmp` is open, and nothing of the host's is there.
+    pub(super) scratch: bool,
 }
 
 /// An object that was found and judged.
@@ -138,14 +141,14 @@ impl Place {
 }
 
 impl Request<'_> {
-    /// Works in the tree in which `right` can be used.
-    pub(super) fn with_tree<T>(&self, right: Right, work: impl FnOnce(&Tree<'_>) -> T) -> T {
-        let trees = &self.brokered.trees;
-        let root = if right.writes() { &trees.write } else { &trees.read };
+    /// Works in the tree in which `path` is, and `right` can be used.
+    pub(super) fn with_tree<T>(&self, path: &[u8], right: Right, work: impl FnOnce(&Tree<'_>) -> T) -> T {
         let (grants, links) = (self.grants(), self.instance.subject.links());
         let asks = self.may_ask();
         let learns = asks && matches!(self.instance.subject.decider(), Some(Decider::Learn));
-        work(&Tree { root: root.as_fd(), grants: &grants, links, asks, learns })
+        let root = self.brokered.trees.read.as_fd();
+        let outside = Tree { root, grants: &grants, links, asks, learns, scratch: false };
+        work(&self.brokered.tree_at(path, right, outside))
     }
 }
 
@@ -227,7 +230,7 @@ impl Tree<'_> {
     /// Whether the plugin may know that something is at `resolved`.
     pub(super) fn is_in_sight(&self, resolved: &Path) -> bool {
         (self.rule_for(resolved, Right::See).is_ok() || self.is_on_the_way(resolved))
-            && !protected::closes(resolved, None, false)
+            && !self.is_protected(resolved, None, false)
     }
 
     /// Whether the folder at `resolved` is above something that is granted: that it is there is no news. Nor is it above what
@@ -287,7 +290,7 @@ impl Tree<'_> {
         let stat =
             fstat(&handle).map_err(|errno| Refused::new(from_rustix(errno), Some(&resolved), "fstat"))?;
         ordinary(&handle, &stat).map_err(refuse)?;
-        if protected::closes(&resolved, Some(&stat), right.writes()) {
+        if self.is_protected(&resolved, Some(&stat), right.writes()) {
             return Err(refuse(protected::RULE));
         }
         if on_the_way && FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
@@ -336,10 +339,13 @@ impl Tree<'_> {
         // What is to be there may be a folder.
         let closed = |closed| self.closed(closed, Some(&resolved), &resolved, true);
         let rule = self.rule_for(&resolved, right).map_err(closed)?;
+        if self.scratch && resolved == Path::new(scratch::FOLDER) {
+            return Err(Refused::new(odd, Some(&resolved), "the scratch space itself stays"));
+        }
         let stat =
             fstat(&parent).map_err(|errno| Refused::new(from_rustix(errno), Some(&folder), "fstat"))?;
         ordinary(&parent, &stat).map_err(refuse)?;
-        if protected::closes(&resolved, None, right.writes()) {
+        if self.is_protected(&resolved, None, right.writes()) {
             return Err(refuse(protected::RULE));
         }
         Ok(Place { parent, name, as_folder: !slashes.is_empty(), resolved, rule })
@@ -357,7 +363,7 @@ impl Tree<'_> {
         let stat = fstat(&handle)
             .map_err(|errno| Refused::new(from_rustix(errno), Some(&place.resolved), "fstat"))?;
         ordinary(&handle, &stat).map_err(refuse)?;
-        if protected::closes(&place.resolved, Some(&stat), true) {
+        if self.is_protected(&place.resolved, Some(&stat), true) {
             return Err(refuse(protected::RULE));
         }
         self.under_every_name(&place.resolved, &stat, Right::Write)?;
@@ -405,7 +411,7 @@ impl Tree<'_> {
         if self.grants.decides_below(path) {
             return refuse("something was decided about a part of it");
         }
-        if protected::is_below(path) { refuse(protected::RULE) } else { Ok(()) }
+        if self.protects_below(path) { refuse(protected::RULE) } else { Ok(()) }
     }
 
     /// Whether an object that was judged for one thing is open for `right` too.
@@ -417,14 +423,24 @@ impl Tree<'_> {
 
     /// Whether a part of the tree at `path` must not be seen.
     pub(super) fn hides_below(&self, path: &Path) -> bool {
-        self.grants.denies_below(PERMISSION_FILE_READ.name(), path) || protected::is_below(path)
+        self.grants.denies_below(PERMISSION_FILE_READ.name(), path) || self.protects_below(path)
+    }
+
+    /// Whether what is at `path` is the host's own, whatever is granted.
+    fn is_protected(&self, path: &Path, stat: Option<&Stat>, writes: bool) -> bool {
+        !self.scratch && protected::closes(path, stat, writes)
+    }
+
+    /// Whether something below `path` is.
+    pub(super) fn protects_below(&self, path: &Path) -> bool {
+        !self.scratch && protected::is_below(path)
     }
 
     /// The errno of a path that leads nowhere: the true one only where the plugin may look, which is where it got lost.
     fn not_found(&self, lost: Lost, right: Right) -> Refused {
         let Some(place) = lost.place else { return Refused::new(Errno::EACCES, None, "not granted") };
         match self.rule_for(&place, right) {
-            _ if protected::closes(&place, None, false) => Refused::new(Errno::EACCES, None, protected::RULE),
+            _ if self.is_protected(&place, None, false) => Refused::new(Errno::EACCES, None, protected::RULE),
             Ok(rule) => Refused::failed(lost.errno, Some(&place), rule),
             Err(_) if self.is_on_the_way(&place) => {
                 Refused::failed(lost.errno, Some(&place), "on the way to what is granted")
@@ -446,6 +462,13 @@ impl Tree<'_> {
 
     /// The decision that opens `resolved`, in words; else the one that does not.
     pub(super) fn rule_for(&self, resolved: &Path, right: Right) -> Result<String, Closed> {
+        if self.scratch {
+            let closed = || Closed { rule: "outside the scratch space".to_owned(), wanted: None };
+            return resolved
+                .starts_with(scratch::FOLDER)
+                .then(|| scratch::RULE.to_owned())
+                .ok_or_else(closed);
+        }
         if !right.writes() && base::covers(resolved.as_os_str().as_bytes()) {
             return Ok("base profile".to_owned());
         }
@@ -570,7 +593,7 @@ pub(in super::super) fn find_in_sight(
     path: &Path,
     grants: &Grants,
 ) -> Result<OwnedFd, Lost> {
-    let tree = Tree { root, grants, links: &Links::default(), asks: false, learns: false };
+    let tree = Tree { root, grants, links: &Links::default(), asks: false, learns: false, scratch: false };
     tree.find(path, Walk { follow: true, resolve: ResolveFlags::empty() })
 }
 
@@ -617,6 +640,7 @@ mod tests {
             links: &Links::default(),
             asks: false,
             learns: false,
+            scratch: false,
         };
         let verdict = tree.judge(&named, Right::Read);
         verdict.map(|judged| judged.resolved).map_err(|refused| refused.errno)
