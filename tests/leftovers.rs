@@ -32,6 +32,20 @@ fn whole_life() {
     drop((events, log));
 }
 
+/// Ends with files in its scratch space.
+fn scratch_space() {
+    for end in ["unload", "abort"] {
+        let limits = ResourceLimits::default().max_scratch_mb(1);
+        let plugin = probe_with(PluginPolicy::new().limits(limits));
+        assert!(plugin.attempt("write_file", "/tmp/file").got_it());
+        assert_eq!(plugin.attempt("read_dir", "/tmp").text(), "1");
+        match end {
+            "unload" => plugin.unload_plugin().expect("it unloads"),
+            _ => drop(plugin.refused("abort", "")),
+        }
+    }
+}
+
 /// Ends with served files open and mapped, in the middle of reads of them, or by a page that was taken back.
 fn mediated_files() {
     if File::options().read(true).write(true).open("/dev/fuse").is_err() {
@@ -176,6 +190,7 @@ fn nothing_is_left_behind_however_plugins_end() {
     assert!(before.processes.is_empty(), "{:?}", before.processes);
     for (what, act) in [
         ("a whole life", whole_life as fn()),
+        ("scratch space", scratch_space),
         ("files that the host serves", mediated_files),
         ("libraries that are refused", refused_libraries),
         ("ends of all kinds", ends_of_all_kinds),
