@@ -378,7 +378,6 @@ impl Command {
             Self::Prove(args) => args.json,
             Self::ProveControl | Self::Completions { .. } => false,
             Self::Quarantine(args) => args.json,
-            Self::Completions { .. } => false,
         }
     }
 }

@@ -55,7 +55,7 @@ pub fn doctor() -> Result<Diagnosis, PluginSandboxError> {
     // A machine that is slow is not one without layers.
     let limits = ResourceLimits::default().load_timeout(Duration::from_secs(60));
     let policy = PluginPolicy::new().layers(everything).limits(limits);
-    let entry = Entry::new(
+    let entry = Entry::hold(
         PluginId::new("doctor")?,
         policy,
         None,

@@ -146,7 +146,7 @@ impl Drop for Turn<'_> {
 }
 
 impl Entry {
-    pub(crate) fn new(
+    pub(crate) fn hold(
         id: PluginId,
         policy: PluginPolicy,
         program: Option<PathBuf>,

@@ -81,7 +81,7 @@ impl PluginSandboxManager {
         let (program, hub) = (self.program.clone(), Arc::clone(&self.hub));
         let (decider, exchange) = (Arc::clone(&self.decider), Arc::clone(&self.exchange));
         let store = Arc::clone(&self.store);
-        let entry = Entry::new(id.clone(), policy, program, Some(hub), decider, exchange, store)?;
+        let entry = Entry::hold(id.clone(), policy, program, Some(hub), decider, exchange, store)?;
         if self.shut.load(Ordering::Acquire) {
             entry.shut();
         }

@@ -372,8 +372,9 @@ mod tests {
         let exchange = Arc::new(Exchange::default());
         let policy = PluginPolicy::new().permissions([PERMISSION_PLUGIN, PERMISSION_UI]);
         let id = PluginId::new("a").unwrap();
-        let entry = Entry::new(id, policy, None, None, Arc::default(), Arc::clone(&exchange), Arc::default())
-            .unwrap();
+        let entry =
+            Entry::hold(id, policy, None, None, Arc::default(), Arc::clone(&exchange), Arc::default())
+                .unwrap();
         let passing = exchange.passing.begin();
         entry.revoke(&PERMISSION_UI, HeldFiles::End);
         std::thread::scope(|scope| {

@@ -83,7 +83,7 @@ impl PluginSandbox {
     /// had here.
     pub fn new(plugin_id: &str, policy: PluginPolicy) -> Result<Self, PluginSandboxError> {
         let id = PluginId::new(plugin_id)?;
-        let entry = Entry::new(id, policy, None, None, Arc::default(), Arc::default(), Arc::default())?;
+        let entry = Entry::hold(id, policy, None, None, Arc::default(), Arc::default(), Arc::default())?;
         Ok(Self { entry: Arc::new(entry) })
     }
 
