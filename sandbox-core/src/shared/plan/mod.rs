@@ -6,6 +6,7 @@ pub(crate) mod caps;
 pub(crate) mod namespaces;
 pub(crate) mod rlimits;
 pub(crate) mod seccomp;
+mod seccomp_conditions;
 mod seccomp_table;
 
 use serde::{Deserialize, Serialize};

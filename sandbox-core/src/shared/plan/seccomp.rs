@@ -6,11 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use seccompiler::SeccompCmpOp::MaskedEq;
 use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompFilter, SeccompRule, TargetArch};
 
+use super::seccomp_conditions::{Condition, Holds, named};
+use super::seccomp_table::{Row, Verdict, table};
 pub(crate) use super::seccomp_table::{Surroundings, forbidden};
-use super::seccomp_table::{Verdict, arg, table};
 
 use crate::shared::sys::seccomp::sock_filter;
 
@@ -50,19 +50,25 @@ fn compile(
     SeccompFilter::new(rules, mismatch, matched, arch())?.try_into()
 }
 
+/// The rule that holds if all of `conditions` do.
+fn rule(conditions: &[Condition], own_pid: u32) -> Result<SeccompRule, BackendError> {
+    let compiled: Result<Vec<_>, _> = conditions.iter().map(|one| one.compiled(own_pid)).collect();
+    SeccompRule::new(compiled?.concat())
+}
+
 /// The filter of a helper with this process id (in its own pid namespace).
 ///
 /// # Errors
 /// Only if seccompiler refuses the table, which a test rules out.
 pub(crate) fn programs(around: Surroundings, own_pid: u32) -> Result<Programs, BackendError> {
     let (mut asked, mut known) = (Rules::new(), Rules::new());
-    for (nr, verdict) in table(around, own_pid)? {
+    for Row { nr, verdict, .. } in table(around) {
         known.insert(nr, vec![]);
         match verdict {
             Verdict::Allow => {}
             Verdict::Ask | Verdict::Kill => drop(asked.insert(nr, vec![])),
             Verdict::AskIf(lists) => {
-                let rules: Result<_, _> = lists.into_iter().map(SeccompRule::new).collect();
+                let rules: Result<_, _> = lists.iter().map(|list| rule(list, own_pid)).collect();
                 asked.insert(nr, rules?);
             }
         }
@@ -79,8 +85,8 @@ pub(crate) fn programs(around: Surroundings, own_pid: u32) -> Result<Programs, B
     let trap = if around.empty_root {
         None
     } else {
-        let flag = libc::AT_EMPTY_PATH as u64;
-        let by_descriptor = SeccompRule::new(vec![arg(3, MaskedEq(flag), flag)?])?;
+        let [flag] = named![AT_EMPTY_PATH];
+        let by_descriptor = rule(&[Condition::new(3, Holds::Has(flag))], own_pid)?;
         let rules = Rules::from([(libc::SYS_newfstatat, vec![by_descriptor])]);
         Some(compile(rules, SeccompAction::Allow, SeccompAction::Trap)?)
     };

@@ -1,11 +1,13 @@
 //! What becomes of each system call, as one table.
 //!
 //! Pure. Owns the verdict on every call: what is not here answers ENOSYS, so that the next C library's next call falls back.
+//! docs/syscalls.md is this table in words; a test fails when it is out of date.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
-use seccompiler::SeccompCmpOp::{Eq, MaskedEq, Ne};
-use seccompiler::{BackendError, SeccompCmpArgLen, SeccompCondition};
+use super::seccomp_conditions::Holds::{Has, IntNoneOf, Is, Lacks, Masked, NoneOf};
+use super::seccomp_conditions::{Condition, Holds, Value, cpu_clock, named};
 
 /// What the filter must know of the place that it will stand in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,17 +17,39 @@ pub(crate) struct Surroundings {
 }
 
 /// What becomes of a system call.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It goes ahead.
     Allow,
     /// It waits for the broker.
     Ask,
     /// It waits for the broker if all conditions of one of the lists hold, and goes ahead otherwise.
-    AskIf(Vec<Vec<SeccompCondition>>),
+    AskIf(Vec<Vec<Condition>>),
     /// The process ends: nobody tries this by accident. The call waits for the host, which is told which one it was, and ends
     /// the process instead of answering.
     Kill,
+}
+
+/// One call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Row {
+    /// Its name, as `SYS_read`.
+    pub(super) call: &'static str,
+    pub(super) nr: i64,
+    pub(super) verdict: Verdict,
+    /// Why, in a few words.
+    pub(super) why: &'static str,
+}
+
+impl Row {
+    /// The call's name as people know it.
+    pub(super) fn name(&self) -> &'static str {
+        self.call.trim_start_matches("SYS_")
+    }
+}
+
+macro_rules! calls {
+    ($($name:ident),* $(,)?) => { &[$((stringify!($name), libc::$name)),*] };
 }
 
 pub(super) const THREAD_FLAGS: u64 = (libc::CLONE_VM
@@ -39,487 +63,532 @@ pub(super) const THREAD_FLAGS: u64 = (libc::CLONE_VM
     | libc::CLONE_CHILD_CLEARTID) as u64; // what glibc's pthread_create(3) asks for
 const THREAD_FLAGS_MUSL: u64 = THREAD_FLAGS | libc::CLONE_DETACHED as u64;
 
-#[cfg(target_arch = "x86_64")]
-const ARCH_SET_FS: u64 = 0x1002; // asm/prctl.h
-
-/// prctl(2) options that only tell, or only name things.
-const PRCTL_HARMLESS: [i32; 6] = [
-    libc::PR_SET_NAME,
-    libc::PR_GET_NAME,
-    libc::PR_GET_DUMPABLE,
-    libc::PR_SET_VMA,
-    libc::PR_GET_NO_NEW_PRIVS,
-    libc::PR_SET_DUMPABLE, // only to become undumpable: see its own condition
-];
+/// prctl(2) options that only tell, or only name things; to become undumpable, PR_SET_DUMPABLE has its own condition.
+const PRCTL_HARMLESS: [Value; 6] =
+    named![PR_SET_NAME, PR_GET_NAME, PR_GET_DUMPABLE, PR_SET_VMA, PR_GET_NO_NEW_PRIVS, PR_SET_DUMPABLE];
 /// fcntl(2) commands that stay inside the process; and locks of the process's own, which others see and wait for, but which
 /// nobody else can take for it. The other kinds of locks are the broker's to refuse.
-const FCNTL_HARMLESS: [i32; 11] = [
-    libc::F_DUPFD,
-    libc::F_DUPFD_CLOEXEC,
-    libc::F_GETFD,
-    libc::F_SETFD,
-    libc::F_GETFL,
-    libc::F_SETFL,
-    libc::F_GETPIPE_SZ,
-    libc::F_GET_SEALS,
-    libc::F_GETLK,
-    libc::F_SETLK,
-    libc::F_SETLKW,
+const FCNTL_HARMLESS: [Value; 11] = named![
+    F_DUPFD,
+    F_DUPFD_CLOEXEC,
+    F_GETFD,
+    F_SETFD,
+    F_GETFL,
+    F_SETFL,
+    F_GETPIPE_SZ,
+    F_GET_SEALS,
+    F_GETLK,
+    F_SETLK,
+    F_SETLKW,
 ];
-const IOCTL_HARMLESS: [u64; 6] =
-    [libc::FIONBIO, libc::FIOCLEX, libc::FIONCLEX, libc::FIONREAD, libc::TCGETS, libc::TIOCGWINSZ];
+const IOCTL_HARMLESS: [Value; 6] = named![FIONBIO, FIOCLEX, FIONCLEX, FIONREAD, TCGETS, TIOCGWINSZ];
 
-/// SO_RCVTIMEO_NEW and SO_SNDTIMEO_NEW of asm-generic/socket.h; those of the C library are the old ones on 64 bits.
-const RECEIVE_TIMEOUT_NEW: i32 = 66;
-const SEND_TIMEOUT_NEW: i32 = 67;
+type Levels<'a> = [(Value, &'a [Value]); 4];
+
+/// The four levels of options that sockets of ours have.
+const LEVELS: [Value; 4] = named![SOL_SOCKET, IPPROTO_TCP, IPPROTO_IP, IPPROTO_IPV6];
 
 /// setsockopt(2): how a socket sends and waits, and nothing of where to. What is not here the host does, or refuses.
-const OPTIONS_TO_SET: [(i32, &[i32]); 4] = [
+const OPTIONS_TO_SET: Levels<'_> = [
     (
-        libc::SOL_SOCKET,
-        &[
-            libc::SO_REUSEADDR,
-            libc::SO_KEEPALIVE,
-            libc::SO_RCVTIMEO,
-            RECEIVE_TIMEOUT_NEW,
-            libc::SO_SNDBUF,
-            libc::SO_RCVBUF,
-            libc::SO_OOBINLINE,
-            libc::SO_RCVLOWAT,
+        LEVELS[0],
+        &named![
+            SO_REUSEADDR,
+            SO_KEEPALIVE,
+            SO_RCVTIMEO,
+            SO_RCVTIMEO_NEW,
+            SO_SNDBUF,
+            SO_RCVBUF,
+            SO_OOBINLINE,
+            SO_RCVLOWAT,
         ],
     ),
     (
-        libc::IPPROTO_TCP,
-        &[
-            libc::TCP_NODELAY,
-            libc::TCP_CORK,
-            libc::TCP_KEEPIDLE,
-            libc::TCP_KEEPINTVL,
-            libc::TCP_KEEPCNT,
-            libc::TCP_QUICKACK,
-            libc::TCP_USER_TIMEOUT,
+        LEVELS[1],
+        &named![
+            TCP_NODELAY,
+            TCP_CORK,
+            TCP_KEEPIDLE,
+            TCP_KEEPINTVL,
+            TCP_KEEPCNT,
+            TCP_QUICKACK,
+            TCP_USER_TIMEOUT,
         ],
     ),
-    (libc::IPPROTO_IP, &[libc::IP_TOS, libc::IP_TTL]),
-    (libc::IPPROTO_IPV6, &[libc::IPV6_V6ONLY, libc::IPV6_TCLASS, libc::IPV6_UNICAST_HOPS]),
+    (LEVELS[2], &named![IP_TOS, IP_TTL]),
+    (LEVELS[3], &named![IPV6_V6ONLY, IPV6_TCLASS, IPV6_UNICAST_HOPS]),
 ];
 
 /// getsockopt(2): those, and what a socket is.
-const OPTIONS_TO_READ: [(i32, &[i32]); 4] = [
+const OPTIONS_TO_READ: Levels<'_> = [
     (
-        libc::SOL_SOCKET,
-        &[
-            libc::SO_REUSEADDR,
-            libc::SO_KEEPALIVE,
-            libc::SO_RCVTIMEO,
-            RECEIVE_TIMEOUT_NEW,
-            libc::SO_SNDTIMEO,
-            SEND_TIMEOUT_NEW,
-            libc::SO_SNDBUF,
-            libc::SO_RCVBUF,
-            libc::SO_OOBINLINE,
-            libc::SO_RCVLOWAT,
-            libc::SO_LINGER,
-            libc::SO_BROADCAST,
-            libc::SO_ERROR,
-            libc::SO_TYPE,
-            libc::SO_DOMAIN,
-            libc::SO_PROTOCOL,
-            libc::SO_ACCEPTCONN,
+        LEVELS[0],
+        &named![
+            SO_REUSEADDR,
+            SO_KEEPALIVE,
+            SO_RCVTIMEO,
+            SO_RCVTIMEO_NEW,
+            SO_SNDTIMEO,
+            SO_SNDTIMEO_NEW,
+            SO_SNDBUF,
+            SO_RCVBUF,
+            SO_OOBINLINE,
+            SO_RCVLOWAT,
+            SO_LINGER,
+            SO_BROADCAST,
+            SO_ERROR,
+            SO_TYPE,
+            SO_DOMAIN,
+            SO_PROTOCOL,
+            SO_ACCEPTCONN,
         ],
     ),
     (
-        libc::IPPROTO_TCP,
-        &[
-            libc::TCP_NODELAY,
-            libc::TCP_CORK,
-            libc::TCP_KEEPIDLE,
-            libc::TCP_KEEPINTVL,
-            libc::TCP_KEEPCNT,
-            libc::TCP_QUICKACK,
-            libc::TCP_USER_TIMEOUT,
-            libc::TCP_MAXSEG,
-            libc::TCP_INFO,
+        LEVELS[1],
+        &named![
+            TCP_NODELAY,
+            TCP_CORK,
+            TCP_KEEPIDLE,
+            TCP_KEEPINTVL,
+            TCP_KEEPCNT,
+            TCP_QUICKACK,
+            TCP_USER_TIMEOUT,
+            TCP_MAXSEG,
+            TCP_INFO,
         ],
     ),
-    (libc::IPPROTO_IP, &[libc::IP_TOS, libc::IP_TTL, libc::IP_MTU]),
-    (libc::IPPROTO_IPV6, &[libc::IPV6_V6ONLY, libc::IPV6_TCLASS, libc::IPV6_UNICAST_HOPS, libc::IPV6_MTU]),
+    (LEVELS[2], &named![IP_TOS, IP_TTL, IP_MTU]),
+    (LEVELS[3], &named![IPV6_V6ONLY, IPV6_TCLASS, IPV6_UNICAST_HOPS, IPV6_MTU]),
 ];
 
-/// Both halves of a register count, whatever width the kernel reads: garbage above an int is not the value compared.
-pub(super) fn arg(
-    index: u8,
-    op: seccompiler::SeccompCmpOp,
-    value: u64,
-) -> Result<SeccompCondition, BackendError> {
-    SeccompCondition::new(index, SeccompCmpArgLen::Qword, op, value)
-}
-
-/// Holds if argument `index` is none of `values`.
-fn none_of(index: u8, values: impl IntoIterator<Item = u64>) -> Result<Vec<SeccompCondition>, BackendError> {
-    values.into_iter().map(|value| arg(index, Ne, value)).collect()
+/// Holds if argument `argument` does.
+fn arg(argument: u8, holds: Holds) -> Vec<Condition> {
+    vec![Condition::new(argument, holds)]
 }
 
 /// The conditions of which one holds if arguments 1 and 2 are none of these levels' options.
-fn none_of_options(levels: &[(i32, &[i32])]) -> Result<Vec<Vec<SeccompCondition>>, BackendError> {
-    let other_level = none_of(1, levels.iter().map(|(level, _)| *level as u64));
-    let other_option = |(level, options): &(i32, &[i32])| {
-        let mut all = vec![arg(1, Eq, *level as u64)?];
-        all.extend(none_of(2, options.iter().map(|option| *option as u64))?);
-        Ok(all)
+fn none_of_options(levels: &Levels<'_>) -> Vec<Vec<Condition>> {
+    let other_level = arg(1, NoneOf(levels.iter().map(|(level, _)| *level).collect()));
+    let other_option = |(level, options): &(Value, &[Value])| {
+        vec![Condition::new(1, Is(*level)), Condition::new(2, NoneOf(options.to_vec()))]
     };
     std::iter::once(other_level).chain(levels.iter().map(other_option)).collect()
 }
 
 /// Holds if argument 0 is the CPU clock of another process, which the kernel shows to everybody: clock_getcpuclockid(3).
 /// It is a negative int, so that the upper half does not count; those of threads are only shown to their own process.
-fn clock_of_another(own_pid: u32) -> Result<Vec<SeccompCondition>, BackendError> {
+fn clock_of_another() -> Vec<Condition> {
     const NEGATIVE_NOT_A_THREADS: u64 = 0x8000_0004;
-    let negative = arg(0, MaskedEq(NEGATIVE_NOT_A_THREADS), 0x8000_0000)?;
-    let own = [0, own_pid].into_iter().flat_map(|pid| (0..3).map(move |which| (!pid << 3) | which));
-    let others = own.map(|clock| SeccompCondition::new(0, SeccompCmpArgLen::Dword, Ne, u64::from(clock)));
-    [Ok(negative)].into_iter().chain(others).collect()
-}
-
-macro_rules! forbidden {
-    ($($(#[$cfg:meta])* $call:ident;)*) => {
-        /// Calls that end the process, and their names.
-        const FORBIDDEN: [(libc::c_long, &str); [$($(#[$cfg])* stringify!($call)),*].len()] =
-            [$($(#[$cfg])* (libc::$call, stringify!($call))),*];
-    };
-}
-
-forbidden! {
-    SYS_seccomp;
-    SYS_ptrace;
-    SYS_process_vm_readv;
-    SYS_process_vm_writev;
-    SYS_process_madvise;
-    SYS_pidfd_getfd;
-    SYS_kcmp;
-    SYS_bpf;
-    SYS_perf_event_open;
-    SYS_userfaultfd;
-    SYS_mount;
-    SYS_umount2;
-    SYS_pivot_root;
-    SYS_chroot;
-    SYS_fsopen;
-    SYS_fsmount;
-    SYS_fsconfig;
-    SYS_fspick;
-    SYS_open_tree;
-    SYS_move_mount;
-    SYS_mount_setattr;
-    SYS_setns;
-    SYS_unshare;
-    SYS_open_by_handle_at;
-    SYS_keyctl;
-    SYS_add_key;
-    SYS_request_key;
-    SYS_init_module;
-    SYS_finit_module;
-    SYS_delete_module;
-    SYS_kexec_load;
-    SYS_reboot;
-    SYS_swapon;
-    SYS_swapoff;
-    SYS_acct;
-    SYS_quotactl;
-    SYS_settimeofday;
-    SYS_clock_settime;
-    SYS_clock_adjtime;
-    SYS_sethostname;
-    SYS_setdomainname;
-    SYS_syslog;
-    SYS_vhangup;
-    #[cfg(target_arch = "x86_64")] SYS_iopl;
-    #[cfg(target_arch = "x86_64")] SYS_ioperm;
-    #[cfg(target_arch = "x86_64")] SYS_modify_ldt;
-    #[cfg(target_arch = "x86_64")] SYS_kexec_file_load;
+    let callers_own = (0..3).map(|which| Value::Number(cpu_clock(0, which).into()));
+    let own = callers_own.chain((0..3).map(Value::OwnClock)).collect();
+    vec![Condition::new(0, Masked(NEGATIVE_NOT_A_THREADS, 0x8000_0000)), Condition::new(0, IntNoneOf(own))]
 }
 
 /// The name of this call, if nobody makes it and lives.
 pub(crate) fn forbidden(nr: i64) -> Option<&'static str> {
-    let row = FORBIDDEN.iter().find(|(forbidden, _)| *forbidden == nr);
-    row.map(|(_, name)| name.trim_start_matches("SYS_"))
+    // Asked for each request that the broker serves.
+    static FORBIDDEN: LazyLock<BTreeMap<i64, &'static str>> = LazyLock::new(|| {
+        let all = table(Surroundings { empty_root: true }).into_iter();
+        all.filter(|row| row.verdict == Verdict::Kill).map(|row| (row.nr, row.name())).collect()
+    });
+    FORBIDDEN.get(&nr).copied()
 }
 
-pub(super) fn table(around: Surroundings, own_pid: u32) -> Result<BTreeMap<i64, Verdict>, BackendError> {
+/// Every call that is known, each once.
+pub(super) fn table(around: Surroundings) -> Vec<Row> {
     use Verdict::{Allow, Ask, AskIf, Kill};
-    let own = u64::from(own_pid);
-    let mut table = BTreeMap::new();
-    let mut row = |calls: &[libc::c_long], verdict: Verdict| {
-        table.extend(calls.iter().map(|nr| (*nr, verdict.clone())));
+    let mut table = Vec::new();
+    let mut rows = |calls: &[(&'static str, libc::c_long)], verdict: Verdict, why: &'static str| {
+        let rows = calls.iter().map(|(call, nr)| Row { call, nr: *nr, verdict: verdict.clone(), why });
+        table.extend(rows);
     };
 
-    // Memory, threads, time, descriptors that are already held: they reach nothing outside the process.
-    row(
-        &[
-            libc::SYS_read,
-            libc::SYS_write,
-            libc::SYS_readv,
-            libc::SYS_writev,
-            libc::SYS_pread64,
-            libc::SYS_pwrite64,
-            libc::SYS_preadv,
-            libc::SYS_pwritev,
-            libc::SYS_lseek,
-            libc::SYS_close,
-            libc::SYS_fstat,
-            libc::SYS_dup,
-            libc::SYS_dup3,
-            libc::SYS_pipe2,
-            libc::SYS_ftruncate,
-            libc::SYS_fsync,
-            libc::SYS_fdatasync,
-            libc::SYS_sync_file_range,
-            libc::SYS_fstatfs,
-            libc::SYS_fadvise64,
-            libc::SYS_getdents64,
-            libc::SYS_recvfrom,
-            libc::SYS_recvmsg,
-            libc::SYS_recvmmsg,
-            libc::SYS_shutdown,
-            libc::SYS_getsockname,
-            libc::SYS_getpeername,
-            libc::SYS_eventfd2,
-            libc::SYS_epoll_create1,
-            libc::SYS_epoll_ctl,
-            libc::SYS_epoll_pwait,
-            libc::SYS_ppoll,
-            libc::SYS_pselect6,
-            libc::SYS_timerfd_create,
-            libc::SYS_timerfd_settime,
-            libc::SYS_timerfd_gettime,
-            libc::SYS_signalfd4,
-            libc::SYS_munmap,
-            libc::SYS_mremap,
-            libc::SYS_madvise,
-            libc::SYS_mincore,
-            libc::SYS_msync,
-            libc::SYS_brk,
-            libc::SYS_mlock,
-            libc::SYS_munlock,
-            libc::SYS_rt_sigaction,
-            libc::SYS_rt_sigprocmask,
-            libc::SYS_rt_sigreturn,
-            libc::SYS_rt_sigpending,
-            libc::SYS_rt_sigtimedwait,
-            libc::SYS_rt_sigsuspend,
-            libc::SYS_sigaltstack,
-            libc::SYS_futex,
-            libc::SYS_futex_waitv,
-            libc::SYS_set_robust_list,
-            libc::SYS_rseq,
-            libc::SYS_membarrier,
-            libc::SYS_set_tid_address,
-            libc::SYS_sched_yield,
-            libc::SYS_sched_getaffinity,
-            libc::SYS_sched_getparam,
-            libc::SYS_sched_getscheduler,
-            libc::SYS_sched_get_priority_max,
-            libc::SYS_sched_get_priority_min,
-            libc::SYS_getcpu,
-            libc::SYS_nanosleep,
-            libc::SYS_gettimeofday,
-            libc::SYS_times,
-            libc::SYS_getitimer,
-            libc::SYS_setitimer,
-            libc::SYS_timer_settime,
-            libc::SYS_timer_gettime,
-            libc::SYS_timer_delete,
-            libc::SYS_timer_getoverrun,
-            libc::SYS_getrandom,
-            libc::SYS_getpid,
-            libc::SYS_getppid,
-            libc::SYS_gettid,
-            libc::SYS_getuid,
-            libc::SYS_geteuid,
-            libc::SYS_getgid,
-            libc::SYS_getegid,
-            libc::SYS_getresuid,
-            libc::SYS_getresgid,
-            libc::SYS_getgroups,
-            libc::SYS_getpgid,
-            libc::SYS_getsid,
-            libc::SYS_getpriority,
-            libc::SYS_getrusage,
-            libc::SYS_capget,
-            libc::SYS_umask,
-            libc::SYS_wait4,
-            libc::SYS_waitid,
-            libc::SYS_exit,
-            libc::SYS_exit_group,
-            libc::SYS_restart_syscall,
+    rows(
+        calls![
+            SYS_read,
+            SYS_write,
+            SYS_readv,
+            SYS_writev,
+            SYS_pread64,
+            SYS_pwrite64,
+            SYS_preadv,
+            SYS_pwritev,
+            SYS_lseek,
+            SYS_close,
+            SYS_fstat,
+            SYS_dup,
+            SYS_dup3,
+            SYS_pipe2,
+            SYS_ftruncate,
+            SYS_fsync,
+            SYS_fdatasync,
+            SYS_sync_file_range,
+            SYS_fstatfs,
+            SYS_fadvise64,
+            SYS_getdents64,
+            SYS_recvfrom,
+            SYS_recvmsg,
+            SYS_recvmmsg,
+            SYS_shutdown,
+            SYS_getsockname,
+            SYS_getpeername,
+            SYS_eventfd2,
+            SYS_epoll_create1,
+            SYS_epoll_ctl,
+            SYS_epoll_pwait,
+            SYS_ppoll,
+            SYS_pselect6,
+            SYS_timerfd_create,
+            SYS_timerfd_settime,
+            SYS_timerfd_gettime,
+            SYS_signalfd4,
         ],
         Allow,
+        "descriptors that are held already, or lead nowhere",
     );
     #[cfg(target_arch = "x86_64")]
-    row(
-        &[
-            libc::SYS_poll,
-            libc::SYS_select,
-            libc::SYS_epoll_create,
-            libc::SYS_epoll_wait,
-            libc::SYS_pipe,
-            libc::SYS_eventfd,
-            libc::SYS_dup2,
-            libc::SYS_pause,
-            libc::SYS_alarm,
-            libc::SYS_time,
-            libc::SYS_getpgrp,
-            libc::SYS_getrlimit,
+    rows(
+        calls![SYS_poll, SYS_select, SYS_epoll_create, SYS_epoll_wait, SYS_pipe, SYS_eventfd, SYS_dup2,],
+        Allow,
+        "descriptors that are held already, or lead nowhere",
+    );
+    rows(
+        calls![SYS_munmap, SYS_mremap, SYS_madvise, SYS_mincore, SYS_msync, SYS_brk, SYS_mlock, SYS_munlock,],
+        Allow,
+        "memory of its own; the limits count it",
+    );
+    rows(
+        calls![
+            SYS_rt_sigaction,
+            SYS_rt_sigprocmask,
+            SYS_rt_sigreturn,
+            SYS_rt_sigpending,
+            SYS_rt_sigtimedwait,
+            SYS_rt_sigsuspend,
+            SYS_sigaltstack,
+            SYS_futex,
+            SYS_futex_waitv,
+            SYS_set_robust_list,
+            SYS_rseq,
+            SYS_membarrier,
+            SYS_set_tid_address,
+            SYS_sched_yield,
+            SYS_sched_getaffinity,
+            SYS_sched_getparam,
+            SYS_sched_getscheduler,
+            SYS_sched_get_priority_max,
+            SYS_sched_get_priority_min,
+            SYS_getcpu,
+            SYS_wait4,
+            SYS_waitid,
+            SYS_exit,
+            SYS_exit_group,
+            SYS_restart_syscall,
         ],
         Allow,
+        "threads and signals of its own",
     );
+    #[cfg(target_arch = "x86_64")]
+    rows(calls![SYS_pause,], Allow, "threads and signals of its own");
+    rows(
+        calls![
+            SYS_nanosleep,
+            SYS_gettimeofday,
+            SYS_times,
+            SYS_getitimer,
+            SYS_setitimer,
+            SYS_timer_settime,
+            SYS_timer_gettime,
+            SYS_timer_delete,
+            SYS_timer_getoverrun,
+        ],
+        Allow,
+        "time, and timers of its own",
+    );
+    #[cfg(target_arch = "x86_64")]
+    rows(calls![SYS_alarm, SYS_time,], Allow, "time, and timers of its own");
+    rows(
+        calls![
+            SYS_getrandom,
+            SYS_getpid,
+            SYS_getppid,
+            SYS_gettid,
+            SYS_getuid,
+            SYS_geteuid,
+            SYS_getgid,
+            SYS_getegid,
+            SYS_getresuid,
+            SYS_getresgid,
+            SYS_getgroups,
+            SYS_getpgid,
+            SYS_getsid,
+            SYS_getpriority,
+            SYS_getrusage,
+            SYS_capget,
+            SYS_umask,
+        ],
+        Allow,
+        "what it is, as its own namespaces and ids show it",
+    );
+    #[cfg(target_arch = "x86_64")]
+    rows(calls![SYS_getpgrp, SYS_getrlimit,], Allow, "what it is, as its own namespaces and ids show it");
 
     // What names something outside: the broker serves it, or refuses it and keeps a record.
-    row(
-        &[
-            libc::SYS_openat,
-            libc::SYS_openat2,
-            libc::SYS_faccessat,
-            libc::SYS_faccessat2,
-            libc::SYS_readlinkat,
-            libc::SYS_uname,
-            libc::SYS_sysinfo,
-            libc::SYS_getcwd,
-            libc::SYS_chdir,
-            libc::SYS_fchdir,
-            libc::SYS_statfs,
-            libc::SYS_mkdirat,
-            libc::SYS_unlinkat,
-            libc::SYS_renameat,
-            libc::SYS_renameat2,
-            libc::SYS_linkat,
-            libc::SYS_symlinkat,
-            libc::SYS_truncate,
-            libc::SYS_fchmodat,
-            libc::SYS_fchownat,
-            libc::SYS_utimensat,
-            libc::SYS_mknodat,
-            libc::SYS_fchmod,
-            libc::SYS_fchown,
-            libc::SYS_flock,
-            libc::SYS_setxattr,
-            libc::SYS_fsetxattr,
-            libc::SYS_socket,
-            libc::SYS_connect,
-            libc::SYS_bind,
-            libc::SYS_listen,
-            libc::SYS_accept4,
-            libc::SYS_sendmsg,
-            libc::SYS_sendmmsg,
-            libc::SYS_execve,
-            libc::SYS_execveat,
-            libc::SYS_memfd_create,
-            libc::SYS_shmget,
-            libc::SYS_tkill,
-            libc::SYS_rt_sigqueueinfo,
-            libc::SYS_rt_tgsigqueueinfo,
-            libc::SYS_pidfd_open,
-            libc::SYS_pidfd_send_signal,
-            libc::SYS_setuid,
-            libc::SYS_setgid,
-            libc::SYS_setresuid,
-            libc::SYS_setresgid,
-            libc::SYS_setgroups,
-            libc::SYS_setsid,
-            libc::SYS_setpgid,
-            libc::SYS_capset,
-            libc::SYS_setrlimit,
-            libc::SYS_setpriority,
-            libc::SYS_sched_setscheduler,
-            libc::SYS_sched_setparam,
-            libc::SYS_inotify_init1,
+    rows(
+        calls![
+            SYS_openat,
+            SYS_openat2,
+            SYS_faccessat,
+            SYS_faccessat2,
+            SYS_readlinkat,
+            SYS_getcwd,
+            SYS_chdir,
+            SYS_fchdir,
+            SYS_statfs,
+            SYS_mkdirat,
+            SYS_unlinkat,
+            SYS_renameat,
+            SYS_renameat2,
+            SYS_linkat,
+            SYS_symlinkat,
+            SYS_truncate,
+            SYS_fchmodat,
+            SYS_fchownat,
+            SYS_utimensat,
+            SYS_mknodat,
+            SYS_fchmod,
+            SYS_fchown,
+            SYS_flock,
+            SYS_setxattr,
+            SYS_fsetxattr,
+            SYS_inotify_init1,
         ],
         Ask,
+        "files: file-read, file-write",
     );
     #[cfg(target_arch = "x86_64")]
-    row(
-        &[
-            libc::SYS_open,
-            libc::SYS_creat,
-            libc::SYS_stat,
-            libc::SYS_lstat,
-            libc::SYS_access,
-            libc::SYS_readlink,
-            libc::SYS_mkdir,
-            libc::SYS_rmdir,
-            libc::SYS_unlink,
-            libc::SYS_rename,
-            libc::SYS_link,
-            libc::SYS_symlink,
-            libc::SYS_chmod,
-            libc::SYS_chown,
-            libc::SYS_lchown,
-            libc::SYS_utime,
-            libc::SYS_utimes,
-            libc::SYS_futimesat,
-            libc::SYS_mknod,
-            libc::SYS_accept,
-            libc::SYS_fork,
-            libc::SYS_vfork,
+    rows(
+        calls![
+            SYS_open,
+            SYS_creat,
+            SYS_stat,
+            SYS_lstat,
+            SYS_access,
+            SYS_readlink,
+            SYS_mkdir,
+            SYS_rmdir,
+            SYS_unlink,
+            SYS_rename,
+            SYS_link,
+            SYS_symlink,
+            SYS_chmod,
+            SYS_chown,
+            SYS_lchown,
+            SYS_utime,
+            SYS_utimes,
+            SYS_futimesat,
+            SYS_mknod,
         ],
         Ask,
+        "files: file-read, file-write",
+    );
+    rows(
+        calls![SYS_socket, SYS_connect, SYS_bind, SYS_listen, SYS_accept4, SYS_sendmsg, SYS_sendmmsg,],
+        Ask,
+        "sockets: network",
+    );
+    #[cfg(target_arch = "x86_64")]
+    rows(calls![SYS_accept,], Ask, "sockets: network");
+    rows(calls![SYS_execve, SYS_execveat,], Ask, "programs: process");
+    #[cfg(target_arch = "x86_64")]
+    rows(calls![SYS_fork, SYS_vfork,], Ask, "programs: process");
+    rows(
+        calls![SYS_uname, SYS_sysinfo,],
+        Ask,
+        "the machine; without system it is told as little as a C library needs",
+    );
+    rows(
+        calls![
+            SYS_memfd_create,
+            SYS_shmget,
+            SYS_tkill,
+            SYS_rt_sigqueueinfo,
+            SYS_rt_tgsigqueueinfo,
+            SYS_pidfd_open,
+            SYS_pidfd_send_signal,
+            SYS_setuid,
+            SYS_setgid,
+            SYS_setresuid,
+            SYS_setresgid,
+            SYS_setgroups,
+            SYS_setsid,
+            SYS_setpgid,
+            SYS_capset,
+            SYS_setrlimit,
+            SYS_setpriority,
+            SYS_sched_setscheduler,
+            SYS_sched_setparam,
+        ],
+        Ask,
+        "refused, and told: programs try it with no harm in mind",
     );
 
-    // Sockets are the host's. Bytes go to the peer that the host has connected one to; who names another is asked about.
-    // A pair of Unix sockets leads nowhere, and nothing but bytes goes through it.
-    row(&[libc::SYS_sendto], AskIf(vec![vec![arg(4, Ne, 0)?]]));
-    row(&[libc::SYS_socketpair], AskIf(vec![vec![arg(0, Ne, libc::AF_UNIX as u64)?]]));
-    row(&[libc::SYS_setsockopt], AskIf(none_of_options(&OPTIONS_TO_SET)?));
-    row(&[libc::SYS_getsockopt], AskIf(none_of_options(&OPTIONS_TO_READ)?));
-    // Space is taken within the limit of a file's size, or given back; never taken beyond a file's end.
+    // Bytes go to the peer that the host has connected a socket to; who names another is asked about.
+    rows(
+        calls![SYS_sendto],
+        AskIf(vec![arg(4, NoneOf(vec![NUL]))]),
+        "an address names another peer: network",
+    );
+    let unix = named![AF_UNIX].to_vec();
+    rows(calls![SYS_socketpair], AskIf(vec![arg(0, NoneOf(unix))]), "a pair of Unix sockets leads nowhere");
+    let other_way = "how a socket waits is its own; where it leads is not";
+    rows(calls![SYS_setsockopt], AskIf(none_of_options(&OPTIONS_TO_SET)), other_way);
+    rows(calls![SYS_getsockopt], AskIf(none_of_options(&OPTIONS_TO_READ)), other_way);
     let holes = (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE) as u64;
-    row(&[libc::SYS_fallocate], AskIf(vec![none_of(1, [0, holes])?]));
-    // A thread with a table of its own would have RLIMIT_NOFILE descriptors of its own.
-    let unshare = u64::from(libc::CLOSE_RANGE_UNSHARE);
-    row(&[libc::SYS_close_range], AskIf(vec![vec![arg(2, MaskedEq(unshare), unshare)?]]));
-    row(
-        &[libc::SYS_clock_gettime, libc::SYS_clock_getres, libc::SYS_clock_nanosleep, libc::SYS_timer_create],
-        AskIf(vec![clock_of_another(own_pid)?]),
+    let holes = Value::Named("FALLOC_FL_PUNCH_HOLE|FALLOC_FL_KEEP_SIZE", holes);
+    let space = "space within the limit of a file's size is taken, or given back; never beyond a file's end";
+    rows(calls![SYS_fallocate], AskIf(vec![arg(1, NoneOf(vec![NUL, holes]))]), space);
+    let [unshare] = named![CLOSE_RANGE_UNSHARE];
+    let table_of_own = "a thread with a table of its own would have RLIMIT_NOFILE descriptors of its own";
+    rows(calls![SYS_close_range], AskIf(vec![arg(2, Has(unshare))]), table_of_own);
+    rows(
+        calls![SYS_clock_gettime, SYS_clock_getres, SYS_clock_nanosleep, SYS_timer_create],
+        AskIf(vec![clock_of_another()]),
+        "the kernel tells everybody how busy another process is",
     );
-    // Only for threads; flags and nothing else decide, since they sit in a register (clone3's do not: ENOSYS below).
-    row(&[libc::SYS_clone], AskIf(vec![none_of(0, [THREAD_FLAGS, THREAD_FLAGS_MUSL])?]));
-    // glibc 2.33 to 2.38 has no other fstat(3). In an empty root a path beside the flag finds nothing.
-    let path_stat = if around.empty_root {
-        AskIf(vec![vec![arg(3, MaskedEq(libc::AT_EMPTY_PATH as u64), 0)?]])
-    } else {
-        Ask
-    };
-    row(&[libc::SYS_newfstatat], path_stat);
-    let shared = (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as u64;
-    let growing = libc::MAP_GROWSDOWN as u64;
-    let writable_code = (libc::PROT_WRITE | libc::PROT_EXEC) as u64;
-    row(
-        &[libc::SYS_mmap],
+    let threads = vec![
+        Value::Named("threads-of-glibc", THREAD_FLAGS),
+        Value::Named("threads-of-musl", THREAD_FLAGS_MUSL),
+    ];
+    let in_register = "only for threads; flags sit in a register (clone3's do not: ENOSYS)";
+    rows(calls![SYS_clone], AskIf(vec![arg(0, NoneOf(threads))]), in_register);
+    // In an empty root a path beside the flag finds nothing. Elsewhere see the program that traps.
+    let [empty_path] = named![AT_EMPTY_PATH];
+    let path_stat = if around.empty_root { AskIf(vec![arg(3, Lacks(empty_path))]) } else { Ask };
+    rows(calls![SYS_newfstatat], path_stat, "glibc 2.33 to 2.38 has no other fstat(3)");
+    let shared = Value::Named("MAP_SHARED|MAP_ANONYMOUS", (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as u64);
+    let [growing] = named![MAP_GROWSDOWN];
+    let writable_code = Value::Named("PROT_WRITE|PROT_EXEC", (libc::PROT_WRITE | libc::PROT_EXEC) as u64);
+    let [exec] = named![PROT_EXEC];
+    let [anonymous] = named![MAP_ANONYMOUS];
+    rows(
+        calls![SYS_mmap],
         AskIf(vec![
-            vec![arg(3, MaskedEq(shared), shared)?],
+            arg(3, Has(shared)),
             // A stack's pages are not counted by RLIMIT_DATA: getrlimit(2).
-            vec![arg(3, MaskedEq(growing), growing)?],
-            vec![arg(2, MaskedEq(writable_code), writable_code)?],
-            vec![
-                arg(2, MaskedEq(libc::PROT_EXEC as u64), libc::PROT_EXEC as u64)?,
-                arg(3, MaskedEq(libc::MAP_ANONYMOUS as u64), libc::MAP_ANONYMOUS as u64)?,
-            ],
+            arg(3, Has(growing)),
+            arg(2, Has(writable_code)),
+            vec![Condition::new(2, Has(exec)), Condition::new(3, Has(anonymous))],
         ]),
+        "no memory that is shared, that is not counted, or that becomes code",
     );
-    // What memory-deny-write-execute holds from Linux 6.3 on, here on every kernel: nothing becomes code afterwards.
-    let exec = arg(2, MaskedEq(libc::PROT_EXEC as u64), libc::PROT_EXEC as u64)?;
-    row(&[libc::SYS_mprotect], AskIf(vec![vec![exec]]));
+    // What memory-deny-write-execute holds from Linux 6.3 on, here on every kernel.
+    rows(calls![SYS_mprotect], AskIf(vec![arg(2, Has(exec))]), "nothing becomes code afterwards");
     #[cfg(target_arch = "x86_64")]
-    row(&[libc::SYS_arch_prctl], AskIf(vec![none_of(0, [ARCH_SET_FS])?])); // the loader of a program that is started
-    row(&[libc::SYS_kill, libc::SYS_tgkill], AskIf(vec![none_of(0, [own])?]));
-    row(&[libc::SYS_prlimit64], AskIf(vec![none_of(2, [0])?, none_of(0, [0, own])?]));
-    row(&[libc::SYS_sched_setaffinity], AskIf(vec![none_of(0, [0])?]));
-    let harmless = PRCTL_HARMLESS.map(|option| option as u64);
-    let dumpable = vec![arg(0, Eq, libc::PR_SET_DUMPABLE as u64)?, arg(1, Ne, 0)?];
-    row(&[libc::SYS_prctl], AskIf(vec![none_of(0, harmless)?, dumpable]));
-    row(&[libc::SYS_fcntl], AskIf(vec![none_of(1, FCNTL_HARMLESS.map(|command| command as u64))?]));
-    row(&[libc::SYS_ioctl], AskIf(vec![none_of(1, IOCTL_HARMLESS)?]));
+    rows(
+        calls![SYS_arch_prctl],
+        AskIf(vec![arg(0, NoneOf(named![ARCH_SET_FS].to_vec()))]),
+        "the loader of a program that is started",
+    );
+    let own = || NoneOf(vec![Value::OwnPid]);
+    rows(calls![SYS_kill, SYS_tgkill], AskIf(vec![arg(0, own())]), "signals to itself");
+    let own_limits = AskIf(vec![arg(2, NoneOf(vec![NUL])), arg(0, NoneOf(vec![NUL, Value::OwnPid]))]);
+    rows(calls![SYS_prlimit64], own_limits, "its own limits can be read");
+    rows(calls![SYS_sched_setaffinity], AskIf(vec![arg(0, NoneOf(vec![NUL]))]), "its own CPUs");
+    let [set_dumpable] = named![PR_SET_DUMPABLE];
+    let dumpable = vec![Condition::new(0, Is(set_dumpable)), Condition::new(1, NoneOf(vec![NUL]))];
+    rows(
+        calls![SYS_prctl],
+        AskIf(vec![arg(0, NoneOf(PRCTL_HARMLESS.to_vec())), dumpable]),
+        "what only tells or names; to become undumpable",
+    );
+    rows(
+        calls![SYS_fcntl],
+        AskIf(vec![arg(1, NoneOf(FCNTL_HARMLESS.to_vec()))]),
+        "what stays inside the process, and locks of its own",
+    );
+    let terminals = "what stays inside the process; no terminal is typed into, no interface looked up";
+    rows(calls![SYS_ioctl], AskIf(vec![arg(1, NoneOf(IOCTL_HARMLESS.to_vec()))]), terminals);
 
-    row(&FORBIDDEN.map(|(nr, _)| nr), Kill);
-    Ok(table)
+    rows(calls![SYS_seccomp,], Kill, "another filter, or a listener of its own");
+    rows(
+        calls![
+            SYS_ptrace,
+            SYS_process_vm_readv,
+            SYS_process_vm_writev,
+            SYS_process_madvise,
+            SYS_pidfd_getfd,
+            SYS_kcmp,
+        ],
+        Kill,
+        "other processes",
+    );
+    rows(
+        calls![SYS_bpf, SYS_perf_event_open, SYS_userfaultfd, SYS_keyctl, SYS_add_key, SYS_request_key,],
+        Kill,
+        "the kernel's own machines",
+    );
+    rows(
+        calls![
+            SYS_mount,
+            SYS_umount2,
+            SYS_pivot_root,
+            SYS_chroot,
+            SYS_fsopen,
+            SYS_fsmount,
+            SYS_fsconfig,
+            SYS_fspick,
+            SYS_open_tree,
+            SYS_move_mount,
+            SYS_mount_setattr,
+            SYS_setns,
+            SYS_unshare,
+            SYS_open_by_handle_at,
+        ],
+        Kill,
+        "file trees and namespaces",
+    );
+    rows(
+        calls![
+            SYS_init_module,
+            SYS_finit_module,
+            SYS_delete_module,
+            SYS_kexec_load,
+            SYS_reboot,
+            SYS_swapon,
+            SYS_swapoff,
+            SYS_acct,
+            SYS_quotactl,
+            SYS_settimeofday,
+            SYS_clock_settime,
+            SYS_clock_adjtime,
+            SYS_sethostname,
+            SYS_setdomainname,
+            SYS_syslog,
+            SYS_vhangup,
+        ],
+        Kill,
+        "the machine as a whole",
+    );
+    #[cfg(target_arch = "x86_64")]
+    rows(calls![SYS_iopl, SYS_ioperm, SYS_modify_ldt, SYS_kexec_file_load,], Kill, "the machine as a whole");
+    table
+}
+
+const NUL: Value = Value::Number(0);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_call_stands_twice() {
+        for empty_root in [true, false] {
+            let table = table(Surroundings { empty_root });
+            let numbers: BTreeSet<i64> = table.iter().map(|row| row.nr).collect();
+            assert_eq!(numbers.len(), table.len());
+        }
+    }
 }
