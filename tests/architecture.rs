@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the workspace").to_owned()
@@ -216,4 +217,32 @@ fn every_file_says_what_it_is() {
         }
     }
     check("files without a header", wrong);
+}
+
+/// The features that cargo gives sandbox-core when these packages are built.
+fn features(arguments: &[&str]) -> String {
+    let mut cargo = Command::new(option_env!("CARGO").unwrap_or("cargo"));
+    cargo.args(["tree", "--offline", "--edges", "normal,build", "--format", "{p} [{f}]", "--manifest-path"]);
+    let output = cargo
+        .arg(root().join("Cargo.toml"))
+        .args(arguments)
+        .output()
+        .expect("cargo, which has built this test");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8_lossy(&output.stdout).into_owned();
+    let all: Vec<&str> = tree.lines().filter(|line| line.contains("sandbox-core v")).collect();
+    assert!(!all.is_empty(), "{tree}");
+    all.join("\n")
+}
+
+#[test]
+fn no_program_that_is_shipped_can_leave_out_a_layer() {
+    const FEATURE: &str = "test-support";
+    for packages in [&["--package", "plugin-host"][..], &["--package", "sandbox-core"], &["--workspace"]] {
+        let features = features(packages);
+        assert!(!features.contains(FEATURE), "{packages:?}: {features}");
+    }
+    // The control: where the tests themselves are built, it is there.
+    let tests = features(&["--package", "integration-tests", "--edges", "normal,build,dev"]);
+    assert!(tests.contains(FEATURE), "{tests}");
 }

@@ -292,6 +292,11 @@ impl PluginSandboxError {
                     .to_owned()
             }
             Self::Zygote { .. } => "see `plugin-host doctor`".to_owned(),
+            Self::HelperProgram { program, source }
+                if program.starts_with("/proc") && source.kind() == io::ErrorKind::NotFound =>
+            {
+                "mount /proc where this process sees it: helpers are found, made and checked by it".to_owned()
+            }
             Self::HelperProgram { .. } => {
                 "name a program that links sandbox-core, such as plugin-sandbox-helper".to_owned()
             }

@@ -32,6 +32,8 @@ pub mod fuzzing;
 mod helper;
 mod host;
 mod shared;
+#[cfg(feature = "test-support")]
+pub mod test_support;
 mod zygote;
 
 pub use entry::become_helper_if_asked;

@@ -13,8 +13,10 @@ mod containment;
 mod faults;
 mod files;
 mod host_conditions;
+mod host_faults;
 mod hostile;
 mod information;
+mod layers;
 mod lifecycle;
 mod limits;
 mod messages;
@@ -30,6 +32,7 @@ mod services;
 mod spec_examples;
 mod stock;
 mod supervision;
+mod syscalls;
 mod system;
 mod weakened;
 
@@ -43,6 +46,8 @@ fn child() {
         host_conditions::PARTS,
         hostile::PARTS,
         supervision::PARTS,
+        host_faults::PARTS,
+        syscalls::PARTS,
         weakened::PARTS,
     ];
     rig::child::play(&parts.concat());

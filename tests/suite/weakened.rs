@@ -24,7 +24,7 @@ pub const PARTS: &[(&str, Part)] =
     &[("strict without namespaces", strict), ("best effort without namespaces", best_effort)];
 
 /// Any that is not root's.
-const ORDINARY: u32 = 1000;
+pub const ORDINARY: u32 = 1000;
 
 /// The layers that there are not without namespaces.
 const MISSING: [Layer; 7] = [
@@ -53,6 +53,13 @@ fn without_more_namespaces(maps: &[(&'static str, Vec<u8>)]) -> io::Result<()> {
 /// Plays `part` as an ordinary user's host without user namespaces.
 #[track_caller]
 fn play(part: &str) -> String {
+    play_in_user_namespace(part, ORDINARY, false)
+}
+
+/// Plays `part` as the user `inside` of a user namespace of its own, who outside is an ordinary one, and who may make further ones or
+/// not.
+#[track_caller]
+pub fn play_in_user_namespace(part: &str, inside: u32, may_nest: bool) -> String {
     let scratch = Scratch::new();
     let program = scratch.at("suite");
     std::fs::copy(std::env::current_exe().expect("a test program knows its name"), &program)
@@ -66,12 +73,14 @@ fn play(part: &str) -> String {
     let root = nix::unistd::geteuid().is_root();
     let outside = if root { ORDINARY } else { nix::unistd::geteuid().as_raw() };
     let group = if root { ORDINARY } else { nix::unistd::getegid().as_raw() };
-    let maps = vec![
+    let mut maps = vec![
         ("/proc/self/setgroups", b"deny".to_vec()),
-        ("/proc/self/uid_map", format!("{ORDINARY} {outside} 1").into_bytes()),
-        ("/proc/self/gid_map", format!("{ORDINARY} {group} 1").into_bytes()),
-        ("/proc/sys/user/max_user_namespaces", b"0".to_vec()),
+        ("/proc/self/uid_map", format!("{inside} {outside} 1").into_bytes()),
+        ("/proc/self/gid_map", format!("{inside} {group} 1").into_bytes()),
     ];
+    if !may_nest {
+        maps.push(("/proc/sys/user/max_user_namespaces", b"0".to_vec()));
+    }
     let running = child::start_as(part, &[], program.as_ref(), |command: &mut Command| {
         command.env(libraries::FOLDER_VARIABLE, &folder);
         if root {

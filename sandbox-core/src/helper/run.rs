@@ -26,34 +26,50 @@ pub(crate) fn main() -> ! {
     link.set_max_message(plan.max_message_bytes);
     let mut notes = Notes::default();
 
-    detach::detach(&plan, &mut notes); // 2
-    rlimits::set_all(&plan.rlimits, &mut notes); // 3
-    let empty_root = root::enter(plan.root, &mut notes); // 4
-    privileges::drop_all(plan.ids, &mut notes); // 5
-    no_new_privs::set(&mut notes); // 6
-    let landlock = landlock::restrict(empty_root, &mut notes); // 7
+    let (sabotage, before) = (&plan.sabotage, |step| {
+        if plan.sabotage.ends_before(step) {
+            inherited::kill_at_once()
+        }
+    });
+
+    before(2);
+    detach::detach(&plan, &mut notes);
+    before(3);
+    rlimits::set_all(&plan.rlimits, &mut notes);
+    before(4);
+    let empty_root = root::enter(plan.root, &mut notes);
+    before(5);
+    privileges::drop_all(plan.ids, sabotage, &mut notes);
+    before(6);
+    no_new_privs::set(sabotage, &mut notes);
+    before(7);
+    let landlock = landlock::restrict(empty_root, sabotage, &mut notes);
     let mut report = readback::report(&landlock);
-    let listener = seccomp::install(Surroundings { empty_root }, &mut notes); // 8
+    before(8);
+    let listener = seccomp::install(Surroundings { empty_root }, sabotage, &mut notes);
+    before(9);
 
     if let Some((listener, killable)) = &listener {
         report.listener = listener.as_raw_fd();
         report.killable_wait = *killable;
     }
     report.failures = notes.into_failures();
-    link.send(&FromHelper::Report(Box::new(report))); // 9
+    link.send(&FromHelper::Report(Box::new(report)));
     let Some(ToHelper::Load { files }) = link.next_order() else { inherited::exit_at_once(0) };
     // The host has its own by now; with this one the plugin could answer its own requests.
     drop(listener);
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     // Without it an end is told all the same, by its signal alone.
     let _ = fault::show_faults();
-    let loaded = load::load(&files); // 10
+    before(10);
+    let loaded = load::load(&files);
+    before(11);
 
     let link = Arc::new(link);
     match loaded {
         Ok(plugin) => {
             link.send(&FromHelper::Loaded(Ok(())));
-            serve::serve(&link, plugin) // 11
+            serve::serve(&link, plugin)
         }
         Err(fault) => {
             link.send(&FromHelper::Loaded(Err(fault)));

@@ -9,11 +9,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 
 use super::usage::MemoryMeter;
-use crate::shared::policy::ResourceLimits;
+use crate::shared::policy::{Layer, ResourceLimits, Sabotage};
 
 /// How every group of ours is called; the rest is the host's process id and a number.
 const PREFIX: &str = "plugin-sandbox-";
@@ -107,13 +108,15 @@ impl Groups {
     }
 
     /// New groups with these limits, as far as they can be had.
-    pub(crate) fn make(&self, limits: &ResourceLimits) -> Group {
+    pub(crate) fn make(&self, limits: &ResourceLimits, sabotage: &Sabotage) -> Group {
+        let left_out = Err("it was left out, for a test".to_owned());
+        let memory = if sabotage.takes(Layer::MemoryCgroup) { &left_out } else { &self.memory };
         let name = new_name();
         let make = |folder: &Path| {
             let folder = folder.join(&name);
             fs::create_dir(&folder).map(|()| folder).map_err(|error| format!("making a group: {error}"))
         };
-        let homes = [&self.memory, &self.pids, &self.cpu];
+        let homes = [memory, &self.pids, &self.cpu];
         let unified = homes.into_iter().flatten().find_map(|home| match home {
             Home::Unified(folder) => Some(make(folder)),
             Home::Legacy(_) => None,
@@ -125,7 +128,7 @@ impl Groups {
         let mut group = Group {
             legacy_memory: None,
             legacy_cpu: None,
-            memory: self.memory.as_ref().map(drop).map_err(Clone::clone),
+            memory: memory.as_ref().map(drop).map_err(Clone::clone),
             pids: self.pids.as_ref().map(drop).map_err(Clone::clone),
             cpu: self.cpu.as_ref().map(drop).map_err(Clone::clone),
             unified: None,
@@ -134,7 +137,7 @@ impl Groups {
         match unified {
             Some(Ok(folder)) => group.unified = Some(folder),
             Some(Err(why)) => {
-                let lost = [(&self.memory, &mut group.memory), (&self.pids, &mut group.pids)];
+                let lost = [(memory, &mut group.memory), (&self.pids, &mut group.pids)];
                 for (home, state) in lost.into_iter().chain([(&self.cpu, &mut group.cpu)]) {
                     if matches!(home, Ok(Home::Unified(_))) {
                         *state = Err(why.clone());
@@ -143,7 +146,7 @@ impl Groups {
             }
             None => {}
         }
-        match legacy(&self.memory, true) {
+        match legacy(memory, true) {
             Some(Ok(folder)) => group.legacy_memory = Some(folder),
             Some(Err(why)) => group.memory = Err(why),
             None => {}
@@ -360,9 +363,27 @@ impl Group {
             return;
         }
         for folder in self.unified.iter().chain(&self.legacy_memory).chain(&self.legacy_cpu) {
-            if let Err(error) = fs::remove_dir(folder) {
+            if let Err(error) = remove_empty(folder) {
                 tracing::warn!(%error, "a helper's cgroup stays behind; the next host here removes it");
             }
+        }
+    }
+}
+
+/// How long a group may still have members that have been killed, and in which steps it is looked.
+const EMPTIED_WITHIN: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// Removes a group whose members have ended, or are about to: where the zygote itself was killed, or a helper could not be taken
+/// over, nobody has seen them end.
+fn remove_empty(folder: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + EMPTIED_WITHIN;
+    loop {
+        match fs::remove_dir(folder) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                std::thread::sleep(LOOK_AGAIN); // /sys/fs/cgroup has no event for it in version 1
+            }
+            other => return other,
         }
     }
 }

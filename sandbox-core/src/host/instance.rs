@@ -3,12 +3,13 @@
 //! Runs in the host, on any thread. Owns the rule of what a helper may say when: a message that nobody waits for ends it.
 //! A helper is used for one load and never again.
 
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{PidfdGetfdFlags, Signal};
 
 use super::app::App;
@@ -25,7 +26,7 @@ use super::lock::lock;
 use super::messages::Mailbox;
 use super::outbox::{Outbox, Written};
 use super::output::Printed;
-use super::procfs::HostPid;
+use super::procfs::{self, HostPid};
 use super::runtime::Core;
 use super::service_calls::{Backlog, ServiceCall};
 use super::subject::Subject;
@@ -185,6 +186,16 @@ impl Instance {
     /// A pidfd of its own of the helper's process; `None` once it has ended.
     pub(super) fn process(&self) -> Option<OwnedFd> {
         lock(&self.pidfd).as_ref()?.try_clone().ok()
+    }
+
+    /// Whether its process has ended or is about to, though perhaps nobody has been told yet.
+    pub(crate) fn is_gone(&self) -> bool {
+        let Some(process) = self.process() else { return true };
+        if procfs::is_exiting(self.pid) {
+            return true;
+        }
+        let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
     /// A copy of one of the helper's descriptors: pidfd_getfd(2).

@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::broker::{Brokered, Folders, Handles, Network, Scratch, Served, UnderWay};
-use super::cause::Cause;
+use super::cause::{Cause, Evidence, derive};
 use super::entry::{Entry, Loaded, left_of};
 use super::events::escape;
 use super::instance::{Expect, Instance, Parts, Reply};
@@ -29,7 +29,7 @@ use super::verify::{self, Seen};
 use super::zygote::{Spawned, Trees, Zygote};
 use crate::error::PluginSandboxError;
 use crate::shared::errno::from_rustix;
-use crate::shared::plan::namespaces::UserPlan;
+use crate::shared::plan::namespaces::{RootPlan, UserPlan};
 use crate::shared::plan::{HelperPlan, caps, namespaces, rlimits};
 use crate::shared::policy::{Layer, PluginId, ResourceLimits};
 use crate::shared::wire::WIRE_VERSION;
@@ -50,7 +50,7 @@ pub(crate) fn load(entry: &Arc<Entry>, path: &Path) -> Result<Loaded, PluginSand
     let checked = check(entry, path)?;
     let began = Instant::now();
     let limits = entry.subject().limits();
-    let runtime = Runtime::shared(entry.program())?;
+    let runtime = Runtime::shared(entry.program(), &entry.subject().policy().layers.sabotage)?;
     let zygote = runtime.zygote()?;
     let order = checked.order;
     let confined = confine(entry, &runtime, &zygote, checked.served, began)?;
@@ -214,7 +214,7 @@ pub(crate) fn confine(
             }
         },
     };
-    let broker = take_broker(entry, &instance, &report, (served, scratch), zygote)?;
+    let broker = take_broker(&instance, &report, (served, scratch), zygote)?;
     let seen = Seen {
         plugin: entry.subject().id(),
         layers: &entry.subject().policy().layers,
@@ -231,8 +231,10 @@ pub(crate) fn confine(
     entry.set_report(&report);
     instance.family.may_start(report.stands(Layer::EmptyRoot) && procfs::shows_children());
     if let Some(layer) = report.first_lacking() {
-        let was_unloaded = entry.subject().state() != PluginState::Loading;
-        end(&instance);
+        let was_unloaded = entry.subject().state() != PluginState::Loading || instance.is_gone();
+        if !was_unloaded {
+            end(&instance);
+        }
         if was_unloaded {
             // Nothing is to be seen of a helper that was ended meanwhile: that is no layer's fault.
             return Err(ended(entry.subject().id(), instance.wait_end()));
@@ -269,22 +271,42 @@ fn spawn(
         rustix::fs::fcntl_setfl(ours, OFlags::NONBLOCK)
             .map_err(PluginSandboxError::io("making a pipe non-blocking"))?;
     }
-    let mut cgroup = runtime.core.groups.make(limits);
+    let sabotage = entry.subject().policy().layers.sabotage.clone();
+    let mut cgroup = runtime.core.groups.make(limits, &sabotage);
     let doors =
         cgroup.doors().map_err(|source| PluginSandboxError::Io { what: "opening a cgroup", source })?;
     let ends = [their_input, their_output, their_printed];
-    let Spawned { pidfd, not_in_cgroup } = zygote.spawn(id, ends, doors, began + limits.load_timeout)?;
+    let spawned = zygote.spawn(id, ends, doors, sabotage.ends_before(1), began + limits.load_timeout);
+    let Spawned { pidfd, not_in_cgroup } = match spawned {
+        Ok(spawned) => spawned,
+        Err(error) => {
+            // Before the group: if there is a helper all the same, that is how it learns that it is nobody's.
+            drop((input, output, printed));
+            return Err(error);
+        }
+    };
     if let Some(errno) = not_in_cgroup {
         cgroup.was_not_entered(&format!("clone3 into it: {errno}"));
     }
-    let confine = |call, errno| PluginSandboxError::Confine {
-        plugin: entry.subject().id().clone(),
-        step: Step::Spawn,
-        call,
-        errno,
+    let Some(pid) = HostPid::of(&pidfd) else {
+        // It has ended, and the zygote has reaped it, already.
+        let end = zygote.early_end(id, began + limits.load_timeout);
+        let lost = || if zygote.is_lost() { Some(Cause::ZygoteLost) } else { None };
+        let cause = end.map(|end| derive(end.status, end.max_rss_kib, &Evidence::default())).or_else(lost);
+        return Err(match cause {
+            Some(cause) => ended(entry.subject().id(), cause),
+            None => PluginSandboxError::Confine {
+                plugin: entry.subject().id().clone(),
+                step: Step::Spawn,
+                call: "reading the pidfd's pid",
+                errno: Errno::ESRCH,
+            },
+        });
     };
-    let pid = HostPid::of(&pidfd).ok_or_else(|| confine("reading the pidfd's pid", Errno::ESRCH))?;
-    let (user, root) = namespaces::plan(&zygote.launch, zygote.shared_root, zygote.host_is_root);
+    let (user, mut root) = namespaces::plan(&zygote.launch, zygote.shared_root, zygote.host_is_root);
+    if sabotage.takes(Layer::EmptyRoot) {
+        root = RootPlan::None;
+    }
     let counts_alone = zygote.host_is_root || user == UserPlan::Own;
     // Spread by process, so that two hosts of one machine seldom share one.
     let number = id.0.wrapping_add(std::process::id().wrapping_mul(97));
@@ -292,9 +314,15 @@ fn spawn(
         wire_version: WIRE_VERSION,
         user,
         root,
-        ids: caps::ids(number, zygote.launch.ids, zygote.launch.user_namespace),
-        rlimits: rlimits::plan_at_start(limits, counts_alone),
+        ids: caps::ids(number, zygote.launch.ids, zygote.launch.user_namespace)
+            .filter(|_| !sabotage.takes(Layer::Ids)),
+        rlimits: if sabotage.takes(Layer::Rlimits) {
+            Vec::new()
+        } else {
+            rlimits::plan_at_start(limits, counts_alone)
+        },
         max_message_bytes: limits.max_message_bytes,
+        sabotage,
     };
     let instance = Arc::new(Instance::new(Parts {
         id,
@@ -331,7 +359,6 @@ fn trees(zygote: &Zygote) -> Result<Arc<Trees>, PluginSandboxError> {
 /// Takes the listener, and opens the helper's memory while the kernel still lets the host. If not both worked, why; without a
 /// word where the helper has no listener to take, and has noted why itself.
 fn take_broker(
-    entry: &Entry,
     instance: &Instance,
     report: &HelperReport,
     (served, scratch): (Served, Option<Scratch>),
@@ -364,7 +391,7 @@ fn take_broker(
             Ok(Ok(()))
         }
         Err(why) => {
-            tracing::warn!(plugin = %entry.subject().id(), why, "the broker cannot be had");
+            tracing::warn!(plugin = %instance.subject.id(), why, "the broker cannot be had");
             Ok(Err(Some(why)))
         }
     }

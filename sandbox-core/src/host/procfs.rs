@@ -143,6 +143,16 @@ pub(crate) fn times(pid: HostPid) -> Option<Times> {
     Some(Times { own: user + system, waited_for: waited_user + waited_system })
 }
 
+/// Whether a process is on its way out: what can be seen of it is less and less. One that is gone is.
+pub(crate) fn is_exiting(pid: HostPid) -> bool {
+    const PF_EXITING: u64 = 0x4; // linux/sched.h
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.0)).unwrap_or_default();
+    // Behind the name: the state, five more numbers, and the flags.
+    let flags =
+        stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(6)?.parse::<u64>().ok());
+    flags.is_none_or(|flags| flags & PF_EXITING != 0)
+}
+
 /// The mounts that a process sees, one line each.
 pub(crate) fn mounts(pid: HostPid) -> Option<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{}/mountinfo", pid.0)).ok()?;

@@ -15,6 +15,7 @@ use super::reactor::Reactor;
 use super::service_pool::ServicePool;
 use super::zygote::Zygote;
 use crate::error::PluginSandboxError;
+use crate::shared::policy::Sabotage;
 use crate::shared::wire::zygote::HelperId;
 
 /// How often it is looked for events that were counted and not told.
@@ -35,13 +36,20 @@ pub(crate) struct Core {
 /// Owns the core's threads and the zygote; ends them when it goes.
 pub(crate) struct Runtime {
     pub(crate) core: Arc<Core>,
-    program: Option<PathBuf>,
+    maker: Maker,
     zygote: Mutex<Option<Arc<Zygote>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// One runtime for each helper program; nearly always one.
-static RUNTIMES: Mutex<Vec<(Option<PathBuf>, Weak<Runtime>)>> = Mutex::new(Vec::new());
+/// One runtime for each way to make helpers; nearly always one.
+static RUNTIMES: Mutex<Vec<(Maker, Weak<Runtime>)>> = Mutex::new(Vec::new());
+
+/// What helpers are made by: a program, or this one; and what a test has taken away from its zygote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Maker {
+    program: Option<PathBuf>,
+    sabotage: Sabotage,
+}
 
 impl Core {
     /// What the reactor sees to beside its pipes. Returns when to look again.
@@ -65,20 +73,23 @@ impl Core {
 
 impl Runtime {
     /// The runtime whose helpers are `program`, or this program itself.
-    pub(crate) fn shared(program: Option<PathBuf>) -> Result<Arc<Self>, PluginSandboxError> {
+    pub(crate) fn shared(
+        program: Option<PathBuf>,
+        sabotage: &Sabotage,
+    ) -> Result<Arc<Self>, PluginSandboxError> {
+        let maker = Maker { program, sabotage: sabotage.zygotes() };
         let mut runtimes = lock(&RUNTIMES);
         runtimes.retain(|(_, runtime)| runtime.strong_count() > 0);
-        let living =
-            runtimes.iter().find(|(of, _)| *of == program).and_then(|(_, runtime)| runtime.upgrade());
+        let living = runtimes.iter().find(|(of, _)| *of == maker).and_then(|(_, runtime)| runtime.upgrade());
         if let Some(runtime) = living {
             return Ok(runtime);
         }
-        let runtime = Arc::new(Self::start(program.clone())?);
-        runtimes.push((program, Arc::downgrade(&runtime)));
+        let runtime = Arc::new(Self::start(maker.clone())?);
+        runtimes.push((maker, Arc::downgrade(&runtime)));
         Ok(runtime)
     }
 
-    fn start(program: Option<PathBuf>) -> Result<Self, PluginSandboxError> {
+    fn start(maker: Maker) -> Result<Self, PluginSandboxError> {
         let core = Arc::new(Core {
             reactor: Reactor::new()?,
             broker: Workers::new()?,
@@ -93,7 +104,7 @@ impl Runtime {
             .name("plugin-reactor".to_owned())
             .spawn(move || for_reactor.reactor.run(|| for_reactor.look_around()))
             .map_err(|source| PluginSandboxError::Io { what: "starting the reactor's thread", source })?;
-        let runtime = Self { core, program, zygote: Mutex::new(None), threads: Mutex::new(vec![reactor]) };
+        let runtime = Self { core, maker, zygote: Mutex::new(None), threads: Mutex::new(vec![reactor]) };
         runtime.core.broker.start()?;
         Ok(runtime)
     }
@@ -104,7 +115,7 @@ impl Runtime {
         if let Some(zygote) = slot.as_ref().filter(|zygote| !zygote.is_lost()) {
             return Ok(Arc::clone(zygote));
         }
-        let (zygote, thread) = Zygote::start(self.program.clone())?;
+        let (zygote, thread) = Zygote::start(self.maker.program.clone(), self.maker.sabotage.clone())?;
         let mut threads = lock(&self.threads);
         // That of a zygote which has ended: its stack goes only with its handle.
         threads.retain(|thread| !thread.is_finished());

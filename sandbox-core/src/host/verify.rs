@@ -28,7 +28,7 @@ pub(crate) struct Seen<'a> {
     pub(crate) cgroup: &'a Group,
     /// Whether `RLIMIT_NPROC` counts this helper alone.
     pub(crate) counts_alone: bool,
-    /// Whether the host has the filter's listener.
+    /// Whether the host has the filter's listener and all that goes with it; else why not, if there was one to be had.
     pub(crate) broker: &'a Result<(), Option<String>>,
 }
 
@@ -145,7 +145,7 @@ fn find(layer: Layer, seen: &Seen<'_>, status: &Status) -> Finding {
         Layer::Landlock => landlock(seen),
         Layer::LandlockScopes => {
             let abi = seen.report.landlock_abi;
-            match (landlock(seen).enforced, abi) {
+            match (landlock(seen).enforced && !seen.plan.sabotage.takes(layer), abi) {
                 (true, 6..) => Finding::stands(format!("Landlock ABI {abi}: signals, abstract sockets")),
                 (false, _) => Finding::lacks(
                     false,
@@ -161,10 +161,10 @@ fn find(layer: Layer, seen: &Seen<'_>, status: &Status) -> Finding {
         }
         Layer::Seccomp => seccomp(seen, status),
         Layer::NoExecFiles => match &seen.zygote.trees {
-            Some(_) => Finding::stands("files are opened through a detached noexec tree"),
-            None => {
-                Finding::lacks(false, "files are opened in the host's own tree", why(seen, &[Step::Spawn]))
+            Some(_) if !seen.plan.sabotage.takes(layer) => {
+                Finding::stands("files are opened through a detached noexec tree")
             }
+            _ => Finding::lacks(false, "files are opened in the host's own tree", why(seen, &[Step::Spawn])),
         },
     }
 }
@@ -309,6 +309,9 @@ fn landlock(seen: &Seen<'_>) -> Finding {
     let (abi, (before, after)) = (seen.report.landlock_abi, seen.report.landlock_probe);
     let evidence = format!("ABI {abi}; open(\"/\") before: {before}, after: {after} (EACCES)");
     match (abi, before, after) {
+        (0, ..) if seen.report.failures.iter().any(|failure| failure.step == Step::Landlock) => {
+            Finding::lacks(false, evidence, why(seen, &[Step::Landlock]))
+        }
         (0, ..) => Finding::lacks(
             false,
             evidence,
@@ -332,7 +335,9 @@ fn seccomp(seen: &Seen<'_>, status: &Status) -> Finding {
     );
     // There may be more than ours, of a container's. One thread, so that none was left out.
     let stacked = filters.parse::<u32>().is_ok_and(|filters| filters >= LEAST_PROGRAMS);
-    let stands = mode == "2" && stacked && seen.broker.is_ok() && status.get("Threads") == "1";
+    let whole = !seen.report.failures.iter().any(|failure| failure.step == Step::Seccomp)
+        && !seen.plan.sabotage.takes(Layer::Seccomp);
+    let stands = mode == "2" && stacked && whole && seen.broker.is_ok() && status.get("Threads") == "1";
     Finding::when(stands, evidence, || match seen.broker {
         Err(Some(reason)) => format!("the broker cannot be had: {reason}"),
         _ => why(seen, &[Step::Seccomp]),

@@ -4,7 +4,7 @@
 //! Runs in the host, on a thread of its own that lives as long as the zygote: the parent-death signal is that thread's.
 //! Never forks: the launcher is started by the standard library.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -13,15 +13,16 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use nix::errno::Errno;
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 
 use super::cgroup::Doors;
 use super::instance::Instance;
 use crate::error::PluginSandboxError;
 use crate::shared::errno::from_rustix;
+use crate::shared::policy::Sabotage;
 use crate::shared::sys::signals;
 use crate::shared::wire::WIRE_VERSION;
 use crate::shared::wire::packets;
@@ -80,6 +81,10 @@ struct Book {
     /// Sweeps for which there was no room in the socket.
     unsent: Vec<TaskId>,
     living: HashMap<HelperId, Weak<Instance>>,
+    /// Helpers that were given out and not entered yet.
+    given: HashSet<HelperId>,
+    /// Who waits for the end of one of those.
+    ending: HashMap<HelperId, Sender<Reaped>>,
     /// Ends that came before their instance was entered.
     early: HashMap<HelperId, Reaped>,
 }
@@ -96,11 +101,14 @@ fn failed(what: &'static str) -> impl FnOnce(Errno) -> PluginSandboxError {
 
 impl Zygote {
     /// Starts one, on a thread that hears it until its end.
-    pub(crate) fn start(program: Option<PathBuf>) -> Result<(Arc<Self>, JoinHandle<()>), PluginSandboxError> {
+    pub(crate) fn start(
+        program: Option<PathBuf>,
+        sabotage: Sabotage,
+    ) -> Result<(Arc<Self>, JoinHandle<()>), PluginSandboxError> {
         let (ready, started) = bounded(1);
         let hear = move || {
             signals::block_all();
-            match start(program) {
+            match start(program, sabotage) {
                 Ok((zygote, pidfd)) => {
                     let zygote = Arc::new(zygote);
                     if ready.send(Ok(Arc::clone(&zygote))).is_ok() {
@@ -130,6 +138,7 @@ impl Zygote {
         id: HelperId,
         ends: [OwnedFd; 3],
         doors: Doors,
+        is_killed: bool,
         deadline: Instant,
     ) -> Result<Spawned, PluginSandboxError> {
         let (done, spawned) = bounded(1);
@@ -140,14 +149,17 @@ impl Zygote {
             }
             book.spawning.insert(id, done);
         }
-        let request = ToZygote::Spawn { id, into_cgroup: doors.unified.is_some() };
+        let request = ToZygote::Spawn { id, into_cgroup: doors.unified.is_some(), is_killed };
         let descriptors: Vec<_> =
             ends.iter().chain(&doors.unified).chain(&doors.legacy).map(AsFd::as_fd).collect();
         packets::send(self.socket.as_fd(), &request, &descriptors).map_err(failed("asking for a helper"))?;
-        let spawned: Result<_, _> = spawned.recv_deadline(deadline);
-        let late = PluginSandboxError::Zygote { what: "it gave no helper in time", errno: Errno::ETIMEDOUT };
+        let spawned = spawned.recv_deadline(deadline);
         self.book().spawning.remove(&id);
-        spawned.map_err(|_| late)?.map_err(failed("cloning a helper"))
+        match spawned {
+            Ok(spawned) => spawned.map_err(failed("cloning a helper")),
+            Err(RecvTimeoutError::Timeout) => Err(failed("it gave no helper in time")(Errno::ETIMEDOUT)),
+            Err(RecvTimeoutError::Disconnected) => Err(failed("it has ended")(Errno::EPIPE)),
+        }
     }
 
     /// Has the zygote do something, and waits for it: a zygote that takes longer than [`TASK_TIMEOUT`] counts as one that
@@ -198,9 +210,28 @@ impl Zygote {
         }
     }
 
+    /// How a helper has ended that was gone before it could be entered. `None` if the zygote ended with it, or does not tell.
+    pub(crate) fn early_end(&self, id: HelperId, deadline: Instant) -> Option<Reaped> {
+        let (done, ended) = bounded(1);
+        {
+            let mut book = self.book();
+            if let Some(end) = book.early.remove(&id) {
+                return Some(end);
+            }
+            if book.lost {
+                return None;
+            }
+            book.ending.insert(id, done);
+        }
+        let end = ended.recv_deadline(deadline).ok();
+        self.book().ending.remove(&id);
+        end
+    }
+
     /// From now on the end of the helper `id` is `instance`'s.
     pub(crate) fn enter(&self, id: HelperId, instance: &Arc<Instance>) {
         let mut book = self.book();
+        book.given.remove(&id);
         if let Some(reaped) = book.early.remove(&id) {
             drop(book);
             instance.has_exited(&reaped);
@@ -230,11 +261,16 @@ impl Zygote {
         while let Ok(Some((message, mut descriptors))) = packets::receive::<FromZygote>(self.socket.as_fd()) {
             match message {
                 FromZygote::Spawned { id, cgroup_errno } => {
-                    let waiting = self.book().spawning.remove(&id);
-                    if let (Some(waiting), Some(pidfd)) = (waiting, descriptors.pop()) {
-                        let not_in_cgroup = cgroup_errno.map(Errno::from_raw);
-                        let _ = waiting.send(Ok(Spawned { pidfd, not_in_cgroup }));
+                    let mut book = self.book();
+                    let Some(waiting) = book.spawning.remove(&id) else { continue };
+                    let not_in_cgroup = cgroup_errno.map(Errno::from_raw);
+                    // Without room for the pidfd the helper is nobody's, and ends when its pipes are closed.
+                    let spawned = descriptors.pop().map(|pidfd| Spawned { pidfd, not_in_cgroup });
+                    if spawned.is_some() {
+                        book.given.insert(id);
                     }
+                    drop(book);
+                    let _ = waiting.send(spawned.ok_or(Errno::EMFILE));
                 }
                 FromZygote::SpawnFailed { id, errno } => {
                     if let Some(waiting) = self.book().spawning.remove(&id) {
@@ -259,7 +295,11 @@ impl Zygote {
                                 instance.has_exited(&reaped);
                             }
                         }
-                        None => drop(book.early.insert(id, reaped)),
+                        None if !book.given.remove(&id) => {}
+                        None => match book.ending.remove(&id) {
+                            Some(waiting) => drop(waiting.send(reaped)),
+                            None => drop(book.early.insert(id, reaped)),
+                        },
                     }
                 }
                 FromZygote::Launched(_) | FromZygote::Ready { .. } | FromZygote::LaunchFailed { .. } => break,
@@ -272,6 +312,8 @@ impl Zygote {
         book.spawning.clear();
         book.tasks.clear();
         book.early.clear();
+        book.given.clear();
+        book.ending.clear();
         let swept = std::mem::take(&mut book.sweeps);
         drop(book);
         swept.into_values().for_each(|then| then());
@@ -280,7 +322,7 @@ impl Zygote {
 }
 
 /// The launcher's whole life, then the zygote's first word. Returns the zygote and its pidfd.
-fn start(program: Option<PathBuf>) -> Result<(Zygote, OwnedFd), PluginSandboxError> {
+fn start(program: Option<PathBuf>, sabotage: Sabotage) -> Result<(Zygote, OwnedFd), PluginSandboxError> {
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
         .map_err(|errno| failed("making its socket")(from_rustix(errno)))?;
@@ -288,27 +330,69 @@ fn start(program: Option<PathBuf>) -> Result<(Zygote, OwnedFd), PluginSandboxErr
     let program = program.unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
     let mut command = Command::new(&program);
     command.arg0("plugin-launcher").arg(Role::Launcher.mark().to_string_lossy().as_ref()).env_clear();
-    command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
+    // A process group of its own, by which whatever becomes of it, and of what it has cloned, can be reaped.
+    command
+        .process_group(0)
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .current_dir("/");
     let launcher = command
         .spawn()
         .map_err(|source| PluginSandboxError::HelperProgram { program: program.clone(), source })?;
     // The launcher's copy of the socket must be the only other one, so that its end is heard.
     drop(command);
+    let group = nix::unistd::Pid::from_raw(i32::try_from(launcher.id()).unwrap_or(0));
     // Held while it waits for the first word, so that nobody can have reaped it: the number is still its own.
-    let launcher = pidfd(launcher.id());
-    let hello = ToZygote::Hello { wire_version: WIRE_VERSION };
-    packets::send(ours.as_fd(), &hello, &[]).map_err(failed("greeting the launcher"))?;
-    let launched =
-        receive(&ours, "the launcher ended before it was done: does this program link sandbox-core?");
+    let launcher = pidfd(group);
+    let started = greet(ours, sabotage);
+    if started.is_err() {
+        end_group(group);
+        return started;
+    }
+    // It has said its last word, and ends. What it had cloned in vain has ended before.
     if let Some(launcher) = launcher {
         let _ = waitid(Id::PIDFd(launcher.as_fd()), WaitPidFlag::WEXITED);
     }
+    reap_group(group, WaitPidFlag::WNOHANG);
+    started
+}
+
+fn pidfd(pid: nix::unistd::Pid) -> Option<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid.as_raw())?;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
+}
+
+/// Reaps what has ended of the launcher's process group: the launcher, which is a child of this process until then, and what it
+/// has cloned. ECHILD is an answer: the application may reap what it likes.
+fn reap_group(group: nix::unistd::Pid, how: WaitPidFlag) {
+    while matches!(waitid(Id::PGid(group), WaitPidFlag::WEXITED | how), Ok(ended) if ended != WaitStatus::StillAlive)
+    {
+    }
+}
+
+/// Ends the launcher and what it has cloned.
+fn end_group(group: nix::unistd::Pid) {
+    // As long as there is a child of this process in the group, its number is no other group's.
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    if waitid(Id::PGid(group), look).is_ok() {
+        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+    }
+    reap_group(group, WaitPidFlag::empty());
+}
+
+/// Speaks with the launcher at the other end of `ours`, and then with the zygote.
+fn greet(ours: OwnedFd, sabotage: Sabotage) -> Result<(Zygote, OwnedFd), PluginSandboxError> {
+    let hello = ToZygote::Hello { wire_version: WIRE_VERSION, sabotage };
+    packets::send(ours.as_fd(), &hello, &[]).map_err(failed("greeting the launcher"))?;
+    let launched =
+        receive(&ours, "the launcher ended before it was done: does this program link sandbox-core?");
     let (launch, pidfd) = match launched? {
         (FromZygote::Launched(launch), mut descriptors) => (launch, descriptors.pop()),
         (FromZygote::LaunchFailed { errno }, _) => return Err(failed("cloning it")(Errno::from_raw(errno))),
         _ => return Err(failed("the launcher said something else")(Errno::EPROTO)),
     };
-    let pidfd = pidfd.ok_or_else(|| failed("the launcher sent no pidfd")(Errno::EPROTO))?;
+    let pidfd = pidfd.ok_or_else(|| failed("receiving its pidfd")(Errno::EMFILE))?;
     packets::send(ours.as_fd(), &hello, &[]).map_err(failed("greeting it"))?;
     let (ready, descriptors) = receive(&ours, "it ended before it was ready")?;
     let FromZygote::Ready { failures, shared_root, trees } = ready else {
@@ -318,6 +402,7 @@ fn start(program: Option<PathBuf>) -> Result<(Zygote, OwnedFd), PluginSandboxErr
         Ok([read, write, execute, source]) if trees => {
             Some(Arc::new(Trees { read, write, execute: Some(execute), source: Some(source) }))
         }
+        _ if trees => return Err(failed("receiving its file tree")(Errno::EMFILE)),
         _ => None,
     };
     let host_is_root = rustix::process::geteuid().is_root();
@@ -334,9 +419,4 @@ fn receive(socket: &OwnedFd, what: &'static str) -> Result<(FromZygote, Vec<Owne
     let received = packets::receive::<FromZygote>(socket.as_fd());
     let _ = rustix::net::sockopt::set_socket_timeout(socket, rustix::net::sockopt::Timeout::Recv, None);
     received.map_err(failed(what))?.ok_or_else(|| failed(what)(Errno::ECONNRESET))
-}
-
-fn pidfd(pid: u32) -> Option<OwnedFd> {
-    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
-    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
 }

@@ -22,6 +22,8 @@ pub(crate) struct Mold {
     pub(crate) image: OwnedFd,
     pub(crate) empty_namespace: Option<OwnedFd>,
     pub(crate) stack: Vec<u8>,
+    /// Whether the next helper ends before its exec, for a test.
+    pub(crate) is_killed: bool,
 }
 
 /// A helper's ends of its pipes, and the groups of version 1 that it joins.
@@ -41,16 +43,22 @@ pub(crate) fn helper(
     // Opened afresh for each: the flags and the offset of one open file would be seen by all who share it.
     let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(from_rustix)?;
-    let (image, null) = (mold.image.as_fd(), null.as_fd());
+    let (image, null, is_killed) = (mold.image.as_fd(), null.as_fd(), mold.is_killed);
     let namespace = mold.empty_namespace.as_ref().map(AsFd::as_fd);
+    let become_helper = || {
+        if is_killed {
+            inherited::kill_at_once();
+        }
+        become_helper(image, null, namespace, ends);
+    };
     let Some(cgroup) = cgroup else {
-        return clone_to_exec(&mut mold.stack, || become_helper(image, null, namespace, ends));
+        return clone_to_exec(&mut mold.stack, become_helper);
     };
     // The C library's clone(2), which can lend the zygote's memory, has no room for a cgroup.
     match clone_into_cgroup(cgroup.as_fd())? {
         Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
         Cloned::Child => {
-            become_helper(image, null, namespace, ends);
+            become_helper();
             inherited::exit_at_once(74)
         }
     }

@@ -6,12 +6,14 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::unistd::{Gid, Uid};
 use rustix::fs::{Mode, OFlags};
 
 use crate::shared::errno::from_rustix;
 use crate::shared::plan::caps::{IdRange, id_range};
+use crate::shared::policy::{Layer, Sabotage};
 use crate::shared::sys::clone::{Cloned, clone_sibling};
 use crate::shared::sys::{inherited, signals};
 use crate::shared::wire::WIRE_VERSION;
@@ -28,12 +30,12 @@ pub(crate) fn main() -> ! {
     signals::reset();
     let Ok(socket) = inherited::take(0) else { inherited::exit_at_once(70) };
     let hello = packets::receive::<ToZygote>(socket.as_fd());
-    if !matches!(hello, Ok(Some((ToZygote::Hello { wire_version: WIRE_VERSION }, _)))) {
+    let Ok(Some((ToZygote::Hello { wire_version: WIRE_VERSION, sabotage }, _))) = hello else {
         inherited::exit_at_once(71);
-    }
+    };
     // Whatever the host had open without close-on-exec ends here.
     inherited::close_from(3);
-    let (answer, pidfd) = match launch(socket.as_fd()) {
+    let (answer, pidfd) = match launch(socket.as_fd(), &sabotage) {
         Ok((launch, pidfd)) => (FromZygote::Launched(launch), Some(pidfd)),
         Err(errno) => (FromZygote::LaunchFailed { errno: errno as i32 }, None),
     };
@@ -42,13 +44,12 @@ pub(crate) fn main() -> ! {
     inherited::exit_at_once(if sent.is_ok() { 0 } else { 72 })
 }
 
-fn launch(socket: BorrowedFd<'_>) -> Result<(Launch, OwnedFd), Errno> {
-    let spaces = CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWNET
-        | CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWCGROUP;
+fn launch(socket: BorrowedFd<'_>, sabotage: &Sabotage) -> Result<(Launch, OwnedFd), Errno> {
+    let others = CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWCGROUP;
+    let mut spaces = CloneFlags::CLONE_NEWNS;
+    spaces.set(CloneFlags::CLONE_NEWPID, !sabotage.takes(Layer::PidNamespace));
+    spaces.set(CloneFlags::CLONE_NEWNET, !sabotage.takes(Layer::NetworkNamespace));
+    spaces.set(others, !sabotage.takes(Layer::OtherNamespaces));
     let image = rustix::fs::open("/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(from_rustix)?;
     let uid_map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
@@ -56,6 +57,9 @@ fn launch(socket: BorrowedFd<'_>) -> Result<(Launch, OwnedFd), Errno> {
     let mut why = None;
     // As much as can be had: a user namespace is what an ordinary user needs for the others; root can do without it.
     for (user_namespace, namespaces) in [(true, true), (false, true), (false, false)] {
+        if user_namespace && sabotage.takes(Layer::UserNamespace) {
+            continue;
+        }
         let mut flags = CloneFlags::empty();
         flags.set(CloneFlags::CLONE_NEWUSER, user_namespace);
         flags.set(spaces, namespaces);
@@ -80,8 +84,13 @@ fn attempt(
         Cloned::Child => become_zygote(socket, image, go, &wait, flags),
         Cloned::Parent { pid, pidfd } => {
             drop(wait);
-            if flags.contains(CloneFlags::CLONE_NEWUSER) {
-                map_ids(pid, user, user_group, ids)?; // on failure `go` closes unwritten, and the clone ends
+            if flags.contains(CloneFlags::CLONE_NEWUSER)
+                && let Err(errno) = map_ids(pid, user, user_group, ids)
+            {
+                // Unwritten it closes, and the clone ends; waited for, so that the host finds it when it reaps.
+                drop(go);
+                let _ = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
+                return Err(errno);
             }
             nix::unistd::write(&go, b"g")?;
             Ok(pidfd)
@@ -101,7 +110,7 @@ fn become_zygote(
     if nix::unistd::read(wait, &mut word) != Ok(1) || inherited::place(socket, 0).is_err() {
         inherited::exit_at_once(73);
     }
-    let named = flags.contains(CloneFlags::CLONE_NEWPID);
+    let named = flags.contains(CloneFlags::CLONE_NEWNS);
     let detail = if named { WITH_NAMESPACES } else { WITHOUT_NAMESPACES };
     inherited::exec(image, [c"plugin-zygote", Role::Zygote.mark(), detail]);
     inherited::exit_at_once(74)

@@ -10,6 +10,7 @@ use rustix::mount::OpenTreeFlags;
 
 use crate::shared::empty_root;
 use crate::shared::notes::Notes;
+use crate::shared::policy::{Layer, Sabotage};
 use crate::shared::sys::mount_attr::{self, Access};
 use crate::shared::wire::report::{Call, Step};
 
@@ -26,7 +27,7 @@ pub(crate) struct Trees {
 }
 
 /// Makes them.
-pub(crate) fn file_trees(notes: &mut Notes) -> Option<Trees> {
+pub(crate) fn file_trees(sabotage: &Sabotage, notes: &mut Notes) -> Option<Trees> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     let mut copy = |access| {
@@ -35,7 +36,8 @@ pub(crate) fn file_trees(notes: &mut Notes) -> Option<Trees> {
         notes.tried(Step::Spawn, Call::MountSetattr, sealed)?;
         Some(tree)
     };
-    let (read, write, execute) = (copy(Access::Read)?, copy(Access::Write)?, copy(Access::Execute)?);
+    let to_read = if sabotage.takes(Layer::NoExecFiles) { Access::Execute } else { Access::Read };
+    let (read, write, execute) = (copy(to_read)?, copy(Access::Write)?, copy(Access::Execute)?);
     let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     Some(Trees { read, write, execute, source: root.ok()? })
 }

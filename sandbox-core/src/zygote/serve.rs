@@ -18,6 +18,7 @@ use super::tasks::Workshop;
 use super::{clone, orphans, reap, roots};
 use crate::shared::errno::from_rustix;
 use crate::shared::notes::Notes;
+use crate::shared::policy::Sabotage;
 use crate::shared::sys::{inherited, signals};
 use crate::shared::wire::WIRE_VERSION;
 use crate::shared::wire::packets;
@@ -41,17 +42,17 @@ pub(crate) fn main() -> ! {
     let Ok(socket) = inherited::take(0) else { inherited::exit_at_once(70) };
     inherited::close_from(3);
     let hello = packets::receive::<ToZygote>(socket.as_fd());
-    if !matches!(hello, Ok(Some((ToZygote::Hello { wire_version: WIRE_VERSION }, _)))) {
+    let Ok(Some((ToZygote::Hello { wire_version: WIRE_VERSION, sabotage }, _))) = hello else {
         inherited::exit_at_once(71);
-    }
-    match prepare(socket.as_fd()) {
+    };
+    match prepare(socket.as_fd(), &sabotage) {
         Ok((mut mold, workshop, children)) => serve(socket.as_fd(), &mut mold, &workshop, &children),
         Err(_) => inherited::exit_at_once(75),
     }
     inherited::exit_at_once(0)
 }
 
-fn prepare(socket: BorrowedFd<'_>) -> Result<(Mold, Workshop, SignalFd), Errno> {
+fn prepare(socket: BorrowedFd<'_>, sabotage: &Sabotage) -> Result<(Mold, Workshop, SignalFd), Errno> {
     let _ = rustix::thread::set_name(c"plugin-zygote");
     nix::unistd::chdir("/")?;
     // What is made for a helper is for another user; helpers have their own.
@@ -74,7 +75,7 @@ fn prepare(socket: BorrowedFd<'_>) -> Result<(Mold, Workshop, SignalFd), Errno> 
         notes.tried(Step::Spawn, Call::Sethostname, nix::unistd::sethostname("localhost"));
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         notes.tried(Step::Spawn, Call::MountPrivate, mount_change("/", private));
-        trees = roots::file_trees(&mut notes);
+        trees = roots::file_trees(sabotage, &mut notes);
         empty_namespace = roots::empty_namespace(&mut notes);
         home = open("/proc/self/ns/mnt", OFlags::RDONLY).ok();
     }
@@ -93,7 +94,11 @@ fn prepare(socket: BorrowedFd<'_>) -> Result<(Mold, Workshop, SignalFd), Errno> 
         trees.map_or_else(Vec::new, |trees| vec![trees.read, trees.write, trees.execute, trees.source]);
     let trees: Vec<BorrowedFd<'_>> = trees.iter().map(AsFd::as_fd).collect();
     packets::send(socket, &ready, &trees)?;
-    Ok((Mold { image, empty_namespace, stack: vec![0; 64 << 10] }, Workshop { home }, children))
+    Ok((
+        Mold { image, empty_namespace, stack: vec![0; 64 << 10], is_killed: false },
+        Workshop { home },
+        children,
+    ))
 }
 
 /// Best effort: whoever may not drop from it has nothing to lose in it, and each helper tries again and reports.
@@ -133,7 +138,10 @@ fn serve(socket: BorrowedFd<'_>, mold: &mut Mold, workshop: &Workshop, children:
         }
         let Ok(Some((order, given))) = packets::receive::<ToZygote>(socket) else { return };
         let sent = match order {
-            ToZygote::Spawn { id, into_cgroup } => spawn(socket, mold, &mut living, id, into_cgroup, given),
+            ToZygote::Spawn { id, into_cgroup, is_killed } => {
+                mold.is_killed = is_killed;
+                spawn(socket, mold, &mut living, id, into_cgroup, given)
+            }
             ToZygote::Do { id, task: Task::Sweep } => {
                 if orphans::end_all(&living) {
                     sweeps.push(id);
@@ -167,7 +175,9 @@ fn spawn(
 ) -> Result<(), Errno> {
     let mut rest = ends.split_off(ends.len().min(3)).into_iter();
     let cgroup = if into_cgroup { rest.next() } else { None };
-    let [input, output, printed] = <[OwnedFd; 3]>::try_from(ends).map_err(|_| Errno::EBADF)?;
+    let Ok([input, output, printed]) = <[OwnedFd; 3]>::try_from(ends) else {
+        return packets::send(socket, &FromZygote::SpawnFailed { id, errno: libc::EMFILE }, &[]);
+    };
     let ends = Ends { input, output, printed, tasks: rest.collect() };
     let (mut cloned, mut cgroup_errno) = (clone::helper(mold, &ends, cgroup.as_ref()), None);
     if let (Err(errno), Some(_)) = (&cloned, cgroup) {

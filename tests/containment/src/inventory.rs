@@ -174,9 +174,10 @@ fn collect_folders(folder: &Path, depth: usize, found: &mut BTreeSet<String>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         if depth > 0 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            // Other programs' cgroups come and go meanwhile: ours have our name.
+            // Other hosts' cgroups come and go meanwhile: ours have our name and number.
+            let own = format!("plugin-sandbox-{}-", std::process::id());
             let path = entry.path();
-            if path.to_string_lossy().contains("plugin") {
+            if path.to_string_lossy().contains(&own) {
                 found.insert(path.to_string_lossy().into_owned());
             }
             collect_folders(&path, depth - 1, found);

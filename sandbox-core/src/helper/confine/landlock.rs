@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use rustix::fs::{Mode, OFlags};
 
 use crate::shared::notes::Notes;
+use crate::shared::policy::{Layer, Sabotage};
 use crate::shared::wire::report::{Call, Step};
 
 /// What came of it.
@@ -23,16 +24,21 @@ pub(crate) struct Applied {
 }
 
 /// Applies it, and probes. `empty_root`: whether the root is the helper's own; nothing may be started in any other.
-pub(crate) fn restrict(empty_root: bool, notes: &mut Notes) -> Applied {
+pub(crate) fn restrict(empty_root: bool, sabotage: &Sabotage, notes: &mut Notes) -> Applied {
     let mut abi = 0;
     let before = open_root();
+    if sabotage.takes(Layer::Landlock) {
+        return Applied { abi: 0, probe: (before, open_root()) };
+    }
+    let scopes =
+        if sabotage.takes(Layer::LandlockScopes) { Default::default() } else { Scope::from_all(ABI::V10) };
     // The newest that the crate knows; what this kernel does not know of it is left out, and `abi` says how much it knows.
     let newest = ABI::V10;
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(newest))
         .and_then(|ruleset| ruleset.handle_access(AccessNet::from_all(newest)))
-        .and_then(|ruleset| ruleset.scope(Scope::from_all(newest)))
+        .and_then(|ruleset| if scopes.is_empty() { Ok(ruleset) } else { ruleset.scope(scopes) })
         .and_then(Ruleset::create)
         .map_err(|_| Errno::last());
     if let Some(mut ruleset) = notes.tried(Step::Landlock, Call::LandlockCreate, ruleset) {
@@ -44,6 +50,8 @@ pub(crate) fn restrict(empty_root: bool, notes: &mut Notes) -> Applied {
             });
             notes.tried(Step::Landlock, Call::LandlockAddRule, rule);
         }
+        // The crate would set it by itself.
+        let ruleset = ruleset.no_new_privs(!sabotage.takes(Layer::NoNewPrivs));
         let restricted = ruleset.restrict_self().map_err(|_| Errno::last());
         let status = notes.tried(Step::Landlock, Call::LandlockRestrict, restricted);
         if let Some(LandlockStatus::Available { effective_abi, kernel_abi }) =

@@ -7,9 +7,15 @@ pub(crate) mod namespaces;
 pub(crate) mod rlimits;
 pub(crate) mod seccomp;
 mod seccomp_conditions;
+#[cfg(feature = "test-support")]
+pub(crate) mod seccomp_document;
+#[cfg(any(test, feature = "test-support"))]
+pub(crate) mod seccomp_evaluator;
 mod seccomp_table;
 
 use serde::{Deserialize, Serialize};
+
+use crate::shared::policy::Sabotage;
 
 /// Everything a helper needs to know to confine itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,4 +26,5 @@ pub(crate) struct HelperPlan {
     pub(crate) ids: Option<caps::Ids>,
     pub(crate) rlimits: Vec<rlimits::Rlimit>,
     pub(crate) max_message_bytes: u64,
+    pub(crate) sabotage: Sabotage,
 }

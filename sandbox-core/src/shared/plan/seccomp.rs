@@ -74,12 +74,7 @@ pub(crate) fn programs(around: Surroundings, own_pid: u32) -> Result<Programs, B
         }
     }
 
-    let mut notify = compile(asked, SeccompAction::Allow, SeccompAction::Trace(MARKER))?;
-    let marked = libc::SECCOMP_RET_TRACE | MARKER;
-    let ret = u16::try_from(libc::BPF_RET | libc::BPF_K).unwrap_or(6);
-    for instruction in notify.iter_mut().filter(|i| i.code == ret && i.k == marked) {
-        instruction.k = libc::SECCOMP_RET_USER_NOTIF;
-    }
+    let notify = notifying(asked)?;
     let enosys = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
     let known = x32_first(compile(known, enosys, SeccompAction::Allow)?);
     let trap = if around.empty_root {
@@ -91,6 +86,23 @@ pub(crate) fn programs(around: Surroundings, own_pid: u32) -> Result<Programs, B
         Some(compile(rules, SeccompAction::Allow, SeccompAction::Trap)?)
     };
     Ok(Programs { known, trap, notify })
+}
+
+/// What is left of it for a helper that a test makes without the layer: the loader's opens go to the broker, and every other
+/// call goes ahead.
+pub(crate) fn loading_program() -> Result<Vec<sock_filter>, BackendError> {
+    notifying(Rules::from([(libc::SYS_openat, vec![])]))
+}
+
+/// A program that sends these calls to the broker.
+fn notifying(asked: Rules) -> Result<Vec<sock_filter>, BackendError> {
+    let mut program = compile(asked, SeccompAction::Allow, SeccompAction::Trace(MARKER))?;
+    let marked = libc::SECCOMP_RET_TRACE | MARKER;
+    let ret = u16::try_from(libc::BPF_RET | libc::BPF_K).unwrap_or(6);
+    for instruction in program.iter_mut().filter(|i| i.code == ret && i.k == marked) {
+        instruction.k = libc::SECCOMP_RET_USER_NOTIF;
+    }
+    Ok(program)
 }
 
 /// x32's calls carry this architecture's mark and a bit in the number: they end the process before anything is compared.
@@ -113,42 +125,11 @@ fn x32_first(program: BpfProgram) -> BpfProgram {
 
 #[cfg(test)]
 mod tests {
+    use super::super::seccomp_evaluator::{ARCH, evaluate, strictest};
     use super::super::seccomp_table::THREAD_FLAGS;
     use super::*;
 
     const PID: u32 = 7;
-    #[cfg(target_arch = "x86_64")]
-    const ARCH: u32 = 0xc000_003e;
-    #[cfg(target_arch = "aarch64")]
-    const ARCH: u32 = 0xc000_00b7;
-
-    /// A classic BPF program over a `struct seccomp_data`, judged in user space.
-    fn evaluate(program: &[sock_filter], arch: u32, nr: u32, args: [u64; 6]) -> u32 {
-        let mut data = [0u32; 16];
-        data[0] = nr;
-        data[1] = arch;
-        for (index, arg) in args.iter().enumerate() {
-            data[4 + 2 * index] = *arg as u32;
-            data[5 + 2 * index] = (*arg >> 32) as u32;
-        }
-        let (mut at, mut acc) = (0usize, 0u32);
-        loop {
-            let i = &program[at];
-            at += 1;
-            let jump = |yes: bool| usize::from(if yes { i.jt } else { i.jf });
-            match u32::from(i.code) {
-                0x20 => acc = data[i.k as usize / 4],
-                0x54 => acc &= i.k,
-                0x05 => at += i.k as usize,
-                0x15 => at += jump(acc == i.k),
-                0x25 => at += jump(acc > i.k),
-                0x35 => at += jump(acc >= i.k),
-                0x06 => return i.k,
-                code => panic!("an instruction that no filter of ours has: {code:#x}"),
-            }
-        }
-    }
-
     #[derive(Debug, PartialEq)]
     enum Becomes {
         Allowed,
@@ -160,16 +141,12 @@ mod tests {
     fn becomes_on(arch: u32, nr: u32, args: [u64; 6]) -> Becomes {
         let programs = programs(Surroundings { empty_root: true }, PID).unwrap();
         let all = [&programs.notify, &programs.known];
-        // The strictest counts: as signed numbers, the least.
-        let strictest =
-            all.iter().map(|p| evaluate(p, arch, nr, args).cast_signed() & !0xffff).min().unwrap();
-        let with_data =
-            all.iter().map(|p| evaluate(p, arch, nr, args)).find(|r| r.cast_signed() & !0xffff == strictest);
-        match strictest.cast_unsigned() {
+        let answer = strictest(all.iter().map(|program| evaluate(program, arch, nr, args)));
+        match answer & libc::SECCOMP_RET_ACTION_FULL {
             libc::SECCOMP_RET_ALLOW => Becomes::Allowed,
             libc::SECCOMP_RET_USER_NOTIF => Becomes::Asked,
             libc::SECCOMP_RET_KILL_PROCESS => Becomes::Killed,
-            libc::SECCOMP_RET_ERRNO => Becomes::Refused((with_data.unwrap() & 0xffff) as i32),
+            libc::SECCOMP_RET_ERRNO => Becomes::Refused((answer & libc::SECCOMP_RET_DATA) as i32),
             other => panic!("{other:#x}"),
         }
     }

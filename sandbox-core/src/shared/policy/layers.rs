@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::sabotage::Sabotage;
+
 /// One thing that the kernel holds against a plugin. Each stands alone: none relies on another one holding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -66,6 +68,7 @@ pub enum Demand {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LayerPolicy {
     best_effort: BTreeSet<Layer>,
+    pub(crate) sabotage: Sabotage,
 }
 
 impl Layer {
@@ -172,6 +175,22 @@ impl LayerPolicy {
         self
     }
 
+    /// Makes helpers that lack `layer`, so that a test can show what it holds. The enforcement report says so.
+    #[cfg(feature = "test-support")]
+    #[must_use]
+    pub fn without(mut self, layer: Layer) -> Self {
+        self.sabotage = self.sabotage.taking(layer);
+        self
+    }
+
+    /// Makes helpers that end by SIGKILL just before the step with this number, 1 to 11.
+    #[cfg(feature = "test-support")]
+    #[must_use]
+    pub fn ending_before(mut self, step: u8) -> Self {
+        self.sabotage = self.sabotage.ending_before(step);
+        self
+    }
+
     /// What is asked of `layer`.
     pub fn demand(&self, layer: Layer) -> Demand {
         match layer {
@@ -182,7 +201,7 @@ impl LayerPolicy {
             | Layer::MemoryDenyWriteExecute
             | Layer::LandlockScopes => Demand::WhereAvailable,
 
-            _ if self.best_effort.contains(&layer) => Demand::BestEffort,
+            _ if self.best_effort.contains(&layer) || self.sabotage.takes(layer) => Demand::BestEffort,
             _ => Demand::Required,
         }
     }

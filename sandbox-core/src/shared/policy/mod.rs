@@ -10,6 +10,7 @@ mod network;
 mod permission;
 mod plugin_id;
 mod restart;
+mod sabotage;
 mod scope;
 
 pub use grade::{Grade, GradeError};
@@ -25,4 +26,5 @@ pub use permission::{
 pub use plugin_id::{PluginId, PluginIdError};
 pub(crate) use restart::MOST_CRASHES;
 pub use restart::{Backoff, RestartPolicy, RestartWhen};
+pub(crate) use sabotage::Sabotage;
 pub use scope::{Scope, ScopeError};

@@ -6,8 +6,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -54,16 +54,16 @@ fn send_with<M: Serialize>(
     }
 }
 
-/// Receives one message and its descriptors. `None` at the end.
+/// Receives one message and its descriptors: all of them or, where this process has no room for them, none. `None` at the end.
 pub(crate) fn receive<M: DeserializeOwned>(
     socket: BorrowedFd<'_>,
 ) -> Result<Option<(M, Vec<OwnedFd>)>, Errno> {
     let mut buffer = [0; MAX_PACKET_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let got = loop {
+    let (got, cut) = loop {
         match recvmsg(socket, &mut [IoSliceMut::new(&mut buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
-            Ok(got) => break got.bytes,
+            Ok(got) => break (got.bytes, got.flags.contains(ReturnFlags::CTRUNC)),
             Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(from_rustix(errno)),
         }
@@ -73,6 +73,9 @@ pub(crate) fn receive<M: DeserializeOwned>(
         if let RecvAncillaryMessage::ScmRights(received) = message {
             descriptors.extend(received);
         }
+    }
+    if cut {
+        descriptors.clear();
     }
     if got == 0 {
         return Ok(None);

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::report::Failure;
 use crate::shared::plan::caps::IdRange;
+use crate::shared::policy::Sabotage;
 
 /// The largest packet either way.
 pub(crate) const MAX_PACKET_BYTES: usize = 4096;
@@ -19,10 +20,11 @@ pub(crate) struct HelperId(pub(crate) u32);
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToZygote {
     /// The first packet: what a process that was started by accident could not know.
-    Hello { wire_version: u32 },
+    Hello { wire_version: u32, sabotage: Sabotage },
     /// Clone a helper. Comes with three descriptors, its input, its output, and what it prints; then, if `into_cgroup`, the
-    /// cgroup to clone it into; and then `tasks` of each group of version 1 that it joins.
-    Spawn { id: HelperId, into_cgroup: bool },
+    /// cgroup to clone it into; and then `tasks` of each group of version 1 that it joins. `is_killed`: a test's, which
+    /// ends before it is execed.
+    Spawn { id: HelperId, into_cgroup: bool, is_killed: bool },
     /// Do what needs the zygote's rights.
     Do { id: TaskId, task: Task },
 }
