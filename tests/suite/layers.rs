@@ -406,7 +406,7 @@ fn switching_off_a_layer_turns_a_row_red() {
                 }
             }
         }
-        if red == 0 && !(layer == Layer::Ids && !is_here(Host::Root)) {
+        if red == 0 && (layer != Layer::Ids || is_here(Host::Root)) {
             green.push(layer.name());
         }
     }
