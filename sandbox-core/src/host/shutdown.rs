@@ -125,7 +125,10 @@ pub(super) fn shutdown(all: &[Arc<Held>], timeout: Duration) -> ShutdownReport {
 const TELL_TIMEOUT: Duration = Duration::from_millis(500);
 
 fn end(at: usize, entry: &Entry, deadline: Instant, tell: &Sender<(usize, PluginEnding)>) {
-    entry.wait_idle(deadline);
+    if !entry.wait_idle(deadline) {
+        // Before the unload, which would end it for another cause.
+        entry.end_for_shutdown();
+    }
     let ending = match entry.unload() {
         Ok(()) | Err(PluginSandboxError::WrongState { .. }) => {
             let instance = entry.instance();
