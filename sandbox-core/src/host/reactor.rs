@@ -230,8 +230,11 @@ impl Reactor {
                 watched.wait_due = watched.instance.end_waits(now);
             }
             if watched.gone_due.is_some_and(|due| due <= now) {
-                watched.gone_due = None;
-                watched.instance.kill(Some(Cause::ChannelClosed));
+                // One that is on its way out is told by its status, however long that takes to come.
+                watched.gone_due = watched.instance.is_gone().then(|| now + GONE_GRACE);
+                if watched.gone_due.is_none() {
+                    watched.instance.kill(Some(Cause::ChannelClosed));
+                }
             }
             if watched.look_due <= now {
                 watched.look_due = now + LOOK_INTERVAL;
