@@ -80,7 +80,7 @@ impl Request<'_> {
                 [from.as_os_str().as_bytes(), b"/", &path].concat()
             }
         };
-        Ok(Named::absolute(self.into_scratch(path)))
+        Ok(Named::absolute(self.straight_to_scratch(path)))
     }
 
     /// What openat2(2) is told, read once.

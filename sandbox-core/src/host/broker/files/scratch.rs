@@ -108,7 +108,7 @@ impl Request<'_> {
 
     /// The same path, as short as it gets, if that is in the scratch space and begins elsewhere: what is elsewhere is not to be
     /// found from there.
-    pub(super) fn into_scratch(&self, path: Vec<u8>) -> Vec<u8> {
+    pub(super) fn straight_to_scratch(&self, path: Vec<u8>) -> Vec<u8> {
         if self.brokered.scratch.is_none() {
             return path;
         }
