@@ -3,6 +3,7 @@
 //! A test program of its own with a single test in it, since all of that belongs to the whole process.
 
 use std::fs::File;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rig::inventory::Inventory;
@@ -44,6 +45,19 @@ fn scratch_space() {
             _ => drop(plugin.refused("abort", "")),
         }
     }
+}
+
+/// Its connections, and the threads that serve them, are there when it is dropped.
+fn monitors() {
+    let scratch = Scratch::new();
+    let manager = PluginSandboxManager::new();
+    let monitor = manager.monitor_at(scratch.at("monitor")).expect("a monitor");
+    let connections: Vec<_> = (0..10)
+        .map(|_| UnixStream::connect(monitor.path()).expect("it is served, or told why not"))
+        .collect();
+    drop(monitor);
+    assert!(!scratch.path().join("monitor").exists());
+    drop(connections);
 }
 
 /// Ends with served files open and mapped, in the middle of reads of them, or by a page that was taken back.
@@ -192,6 +206,7 @@ fn nothing_is_left_behind_however_plugins_end() {
         ("a whole life", whole_life as fn()),
         ("scratch space", scratch_space),
         ("files that the host serves", mediated_files),
+        ("monitors with connections", monitors),
         ("libraries that are refused", refused_libraries),
         ("ends of all kinds", ends_of_all_kinds),
         ("programs and what they leave", programs_and_what_they_leave),

@@ -73,7 +73,7 @@ pub enum PluginSandboxError {
         state: PluginState,
         /// The states it could be done from.
         allowed: &'static str,
-        /// Why its helper ended, if it has crashed.
+        /// Why its helper ended, if that was not by an unload.
         ended: Option<Cause>,
         /// In how long it is loaded again by itself, if it is.
         restarts_in: Option<Duration>,

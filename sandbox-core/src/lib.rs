@@ -44,11 +44,13 @@ pub use host::audit::{
 };
 pub use host::library::{ExplainedModule, LibraryDigest, LibraryError};
 pub use host::{
-    AccessRequest, Answer, App, Cause, CrashRecord, Diagnosis, EndReport, EnforcementReport, EventKind, Fact,
-    FaultReport, Health, Inspection, LayerReport, LimitReport, MemoryMeter, Operation, PluginEnding,
-    PluginHandle, PluginPolicy, PluginSandbox, PluginSandboxManager, PluginState, ProcessHealth,
-    QuarantineError, QuarantineRecord, QuarantineStore, Refusal, ResourceUsage, Ruling, SandboxEvent,
-    ServiceRequest, ShutdownReport, StackFrame, Used, doctor, inspect, inspect_with, run,
+    AccessRequest, Answer, App, CallLatency, Cause, CrashRecord, Diagnosis, EndReport, EnforcementReport,
+    EventKind, Fact, FaultReport, Health, HostFigures, Inspection, LayerReport, LimitReport, MONITOR_VERSION,
+    MemoryMeter, MonitorAnswer, MonitorCommand, MonitorReply, MonitorRequest, MonitorSocket, Operation,
+    PluginEnding, PluginFigures, PluginHandle, PluginPolicy, PluginSandbox, PluginSandboxManager,
+    PluginState, ProcessHealth, QuarantineError, QuarantineRecord, QuarantineStore, Refusal, ResourceUsage,
+    Ruling, SandboxEvent, ServiceRequest, ShutdownReport, StackFrame, Used, doctor, inspect, inspect_with,
+    run,
 };
 pub use plugin_abi::{ErrorKind, PluginMetadata};
 pub use shared::policy::{

@@ -21,6 +21,7 @@ mod lifecycle;
 mod limits;
 mod messages;
 mod modules;
+mod monitor;
 mod network;
 mod order;
 mod permissions;
@@ -45,6 +46,7 @@ fn child() {
         containment::PARTS,
         host_conditions::PARTS,
         hostile::PARTS,
+        monitor::PARTS,
         supervision::PARTS,
         host_faults::PARTS,
         syscalls::PARTS,

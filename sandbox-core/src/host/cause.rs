@@ -94,9 +94,9 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// Whether the host wanted it to end, and it is not a crash.
+    /// Whether the host, or an operator of it, wanted it to end, and it is not a crash.
     pub fn was_asked_for(&self) -> bool {
-        matches!(self, Self::Unloaded | Self::HostShutdown)
+        matches!(self, Self::Unloaded | Self::HostShutdown | Self::ByOperator { .. })
     }
 
     /// Whether it speaks against the plugin: neither somebody's wish, nor a misfortune of the host's own, nor an exit with

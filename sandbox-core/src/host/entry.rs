@@ -18,6 +18,7 @@ use super::broker::{self, Brokered, HeldFiles};
 use super::cause::Cause;
 use super::decider::DeciderCell;
 use super::events::{EventHub, EventKind, escape};
+use super::figures::{CallOutcome, PluginFigures};
 use super::health::{Answer, Health, ProcessHealth};
 use super::instance::{Expect, GONE_TIMEOUT, Instance, Reply};
 use super::library;
@@ -100,6 +101,13 @@ struct Wanted {
 /// Holds a plugin. When the last one goes, the plugin's helper goes, and no restart brings it back: whoever looks after
 /// restarts holds the entry itself, for a moment.
 pub(crate) struct Held(Arc<Entry>);
+
+impl Held {
+    /// The plugin, for whoever looks at it for a moment and keeps it from nothing.
+    pub(crate) fn entry(&self) -> &Arc<Entry> {
+        &self.0
+    }
+}
 
 impl Deref for Held {
     type Target = Arc<Entry>;
@@ -363,6 +371,10 @@ impl Entry {
                     return Err(self.ended(Operation::Load, loaded.instance.wait_end()));
                 }
                 self.subject.exchange().enter(&loaded.instance);
+                self.subject.counters().loaded();
+                if matches!(before, PluginState::Crashed | PluginState::Restarting) {
+                    self.subject.counters().restarted();
+                }
                 Ok((loaded.metadata, loaded.report))
             }
             Err(error) => {
@@ -478,12 +490,56 @@ impl Entry {
         let id = instance.next_call();
         let order = ToHelper::Call { id, method: method.to_owned(), payload: payload.to_vec() };
         let timeout = self.subject.limits().call_timeout;
-        match instance.transact(Some(&order), Expect::Returned(id), Operation::Call, timeout) {
+        let began = Instant::now();
+        let reply = instance.transact(Some(&order), Expect::Returned(id), Operation::Call, timeout);
+        self.count(began.elapsed(), payload, &reply);
+        match reply {
             Ok(Reply::Returned(Ok(Bytes(result)))) => Ok(result),
             Ok(Reply::Returned(Err(fault))) => Err(self.refused(Operation::Call, fault)),
             Ok(_) => Err(self
                 .ended(Operation::Call, Cause::Protocol { field: "kind", what: "another reply".to_owned() })),
             Err(cause) => Err(self.ended(Operation::Call, cause)),
+        }
+    }
+
+    fn count(&self, took: Duration, payload: &[u8], reply: &Result<Reply, Cause>) {
+        let counters = self.subject.counters();
+        counters.sent(payload.len());
+        let outcome = match reply {
+            Ok(Reply::Returned(Ok(Bytes(result)))) => {
+                counters.received(result.len());
+                CallOutcome::Returned
+            }
+            _ => CallOutcome::Failed,
+        };
+        counters.called(took, outcome);
+    }
+
+    /// Deactivates, if nobody does anything else with the plugin at the moment.
+    pub(crate) fn deactivate_if_free(&self) -> Option<Result<(), PluginSandboxError>> {
+        let _admitted = match self.admit(Operation::Deactivate) {
+            Ok(admitted) => admitted,
+            Err(error) => return Some(Err(error)),
+        };
+        let _turn = self.free_turn(Operation::Deactivate)?;
+        Some(self.deactivate_in_turn())
+    }
+
+    /// Ends the helper for `why`, whatever it does. Returns what it has ended by; `None` if none lived.
+    pub(crate) fn kill(&self, why: Cause) -> Option<Cause> {
+        let instance = self.instance().filter(|instance| instance.end().is_none())?;
+        instance.kill(Some(why));
+        Some(instance.wait_end())
+    }
+
+    /// What the plugin has done, and uses at the moment.
+    pub(crate) fn figures(&self) -> PluginFigures {
+        let instance = self.instance();
+        let living = instance.as_ref().filter(|instance| instance.end().is_none());
+        PluginFigures {
+            process_id: living.and_then(|instance| u32::try_from(instance.pid.0).ok()),
+            usage: self.usage(),
+            ..self.subject.figures()
         }
     }
 

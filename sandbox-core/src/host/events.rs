@@ -78,6 +78,13 @@ pub enum EventKind {
         /// To here.
         to: PluginState,
     },
+    /// An operator asked for something, through the host's monitor. What came of it follows.
+    OperatorCommand {
+        /// What: `deactivate`, `kill`, or `revoke` and the permission; escaped.
+        command: String,
+        /// The user who asked.
+        uid: u32,
+    },
     /// Its helper has ended.
     Ended {
         /// Why.
@@ -156,6 +163,8 @@ pub(crate) struct Subscription {
 pub(crate) struct EventHub {
     subscribers: Mutex<Vec<Subscriber>>,
     count: AtomicUsize,
+    /// How many events were lost to any of them.
+    lost: AtomicU64,
 }
 
 impl EventHub {
@@ -179,6 +188,11 @@ impl EventHub {
         self.count.load(Ordering::Relaxed) > 0
     }
 
+    /// How many events subscribers have lost, counted once for each of them.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
     /// Hands an event to each subscriber. Never waits.
     pub(crate) fn publish(&self, event: &SandboxEvent) {
         if !self.is_heard() {
@@ -197,6 +211,7 @@ impl EventHub {
                 Ok(()) => true,
                 Err(TrySendError::Full(_)) => {
                     subscriber.lost.fetch_add(1, Ordering::AcqRel);
+                    self.lost.fetch_add(1, Ordering::Relaxed);
                     true
                 }
                 Err(TrySendError::Disconnected(_)) => false,

@@ -1,6 +1,7 @@
 //! Many plugins under their ids, from any thread.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,9 +16,11 @@ use super::decider::{AccessRequest, Decider, DeciderCell, Ruling};
 use super::end::EndReport;
 use super::entry::{Entry, Held};
 use super::events::{EventHub, SandboxEvent};
+use super::figures::HostFigures;
 use super::health::Health;
 use super::lifecycle::Operation;
 use super::messages::Exchange;
+use super::monitor::{MonitorSocket, Monitored};
 use super::policy::PluginPolicy;
 use super::protected;
 use super::quarantine::{QuarantineStore, StoreCell};
@@ -43,7 +46,7 @@ use crate::shared::policy::{Grade, PluginId, PluginPermission, ResourceLimits};
 /// ```
 #[derive(Default)]
 pub struct PluginSandboxManager {
-    entries: RwLock<HashMap<PluginId, Arc<Held>>>,
+    entries: Arc<RwLock<HashMap<PluginId, Arc<Held>>>>,
     /// Set with the lock above held.
     shut: AtomicBool,
     store: Arc<StoreCell>,
@@ -382,6 +385,59 @@ impl PluginSandboxManager {
     /// that plugin's events twice.
     pub fn audit_to(&self, log: &AuditLog) {
         log.follow(&self.hub);
+    }
+
+    /// What the plugins have done, and use at the moment.
+    pub fn figures(&self) -> HostFigures {
+        self.monitored().figures()
+    }
+
+    /// Opens a socket at `path` for operators, who see these figures there with `plugin-host top`, or as text for Prometheus,
+    /// and can deactivate and end plugins and revoke what they hold. It is there until what is returned is dropped.
+    ///
+    /// The socket has mode 600; only root and this process's user may connect, and no plugin, whatever it is granted. Each
+    /// command is an event, [`EventKind::OperatorCommand`](crate::EventKind::OperatorCommand).
+    ///
+    /// ```
+    /// use std::io::{BufRead, BufReader, Write};
+    /// use std::os::unix::net::UnixStream;
+    /// use sandbox_core::{MonitorAnswer, MonitorCommand, MonitorReply, MonitorRequest};
+    /// use sandbox_core::{PluginPolicy, PluginSandboxManager};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("monitor.sock");
+    /// let manager = PluginSandboxManager::new();
+    /// manager.register_plugin("thumbs", PluginPolicy::new())?;
+    /// let monitor = manager.monitor_at(&path)?;
+    ///
+    /// // What an operator's program does:
+    /// let mut stream = BufReader::new(UnixStream::connect(&path)?);
+    /// stream.get_mut().write_all(MonitorRequest::new(MonitorCommand::Snapshot).line().as_bytes())?;
+    /// let mut line = String::new();
+    /// stream.read_line(&mut line)?;
+    /// let reply: MonitorReply = line.parse()?;
+    /// let MonitorAnswer::Figures { figures } = reply.answer else { panic!("{reply:?}") };
+    /// assert_eq!(figures.plugins[0].state, "registered");
+    ///
+    /// drop(monitor);
+    /// assert!(!path.exists());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// What the system says; and where others may write to the folder, where another monitor is served at `path`, and where
+    /// something is there that is no socket of this user's.
+    pub fn monitor_at(&self, path: impl AsRef<Path>) -> io::Result<MonitorSocket> {
+        MonitorSocket::open(path.as_ref(), self.monitored())
+    }
+
+    fn monitored(&self) -> Monitored {
+        let entries = Arc::downgrade(&self.entries);
+        let plugins = move || {
+            let Some(entries) = entries.upgrade() else { return Vec::new() };
+            let entries = entries.read().unwrap_or_else(PoisonError::into_inner);
+            entries.values().map(|held| Arc::clone(held.entry())).collect()
+        };
+        Monitored { plugins: Box::new(plugins), hub: Some(Arc::clone(&self.hub)) }
     }
 
     fn entry(&self, id: &str) -> Result<Arc<Held>, PluginSandboxError> {

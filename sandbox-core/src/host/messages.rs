@@ -149,7 +149,7 @@ fn judge(subject: &Subject, other: &PluginId) -> Result<String, String> {
 }
 
 fn tell(subject: &Subject, action: &'static str, other: &str, granted: bool, rule: String) {
-    subject.publish(|| EventKind::Access {
+    subject.publish_decision(Some(PERMISSION), granted, || EventKind::Access {
         permission: PERMISSION,
         action,
         object: other.to_owned(),

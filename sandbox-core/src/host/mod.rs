@@ -15,6 +15,7 @@ mod entry;
 mod events;
 mod family;
 mod fault;
+mod figures;
 mod folding;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
@@ -29,6 +30,8 @@ mod lock;
 mod manager;
 mod mediated;
 mod messages;
+mod metrics;
+mod monitor;
 mod outbox;
 mod output;
 mod policy;
@@ -57,10 +60,14 @@ pub use decider::{AccessRequest, Ruling};
 pub use doctor::{Diagnosis, Fact, doctor};
 pub use end::{EndReport, FaultReport, Refusal, StackFrame};
 pub use events::{EventKind, SandboxEvent};
+pub use figures::{CallLatency, HostFigures, PluginFigures};
 pub use health::{Answer, Health, ProcessHealth};
 pub use inspect::{Inspection, inspect, inspect_with};
 pub use lifecycle::{Operation, PluginState};
 pub use manager::PluginSandboxManager;
+pub use monitor::{
+    MONITOR_VERSION, MonitorAnswer, MonitorCommand, MonitorReply, MonitorRequest, MonitorSocket,
+};
 pub use policy::PluginPolicy;
 pub use quarantine::{CrashRecord, QuarantineError, QuarantineRecord, QuarantineStore};
 pub use report::{EnforcementReport, LayerReport, LimitReport};

@@ -1,5 +1,6 @@
 //! One plugin's sandbox, as an embedder holds it.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,9 +15,11 @@ use super::decider::{AccessRequest, Decider, Ruling};
 use super::end::EndReport;
 use super::entry::{Entry, Held};
 use super::events::SandboxEvent;
+use super::figures::PluginFigures;
 use super::health::Health;
 use super::lifecycle::PluginState;
 use super::load;
+use super::monitor::{MonitorSocket, Monitored};
 use super::policy::PluginPolicy;
 use super::quarantine::QuarantineStore;
 use super::report::EnforcementReport;
@@ -378,6 +381,21 @@ impl PluginSandbox {
     /// The last 64 KiB of what the plugin has printed, with control characters escaped.
     pub fn printed(&self) -> String {
         self.entry.instance().map(|instance| instance.printed()).unwrap_or_default()
+    }
+
+    /// What the plugin has done, and uses at the moment.
+    pub fn figures(&self) -> PluginFigures {
+        self.entry.figures()
+    }
+
+    /// [`PluginSandboxManager::monitor_at`](crate::PluginSandboxManager::monitor_at), for this plugin alone.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn monitor_at(&self, path: impl AsRef<Path>) -> io::Result<MonitorSocket> {
+        let entry = Arc::downgrade(&self.entry);
+        let plugins = move || entry.upgrade().iter().map(|held| Arc::clone(held.entry())).collect();
+        MonitorSocket::open(path.as_ref(), Monitored { plugins: Box::new(plugins), hub: None })
     }
 
     /// This plugin's events from now on. At most 1024 wait; what is over is counted and reported. What a plugin repeats

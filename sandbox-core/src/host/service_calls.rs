@@ -113,6 +113,8 @@ impl Instance {
 
     fn answer(&self, call: ServiceCall) {
         let ServiceCall { id, service, payload } = call;
+        self.subject.counters().service_called();
+        self.subject.counters().received(payload.len());
         let reply = match service.as_str() {
             SEND => Some(self.send_message(&payload)),
             RECEIVE => self.receive_message(id, &payload),
@@ -120,6 +122,7 @@ impl Instance {
             _ => Some(self.run_service(&service, &payload)),
         };
         if let Some(reply) = reply {
+            self.subject.counters().sent(reply.as_ref().map_or(0, |Bytes(bytes)| bytes.len()));
             self.send(&ToHelper::ServiceReply { id, reply });
         }
     }
@@ -163,9 +166,10 @@ impl Instance {
                 rule: "not granted".to_owned(),
             });
         }
-        self.subject.publish(|| EventKind::ServiceCall {
+        let permission = gate.permission.as_deref();
+        self.subject.publish_decision(permission, gate.open, || EventKind::ServiceCall {
             service: shown,
-            permission: gate.permission,
+            permission: gate.permission.clone(),
             granted: gate.open,
         });
         match reply {

@@ -14,6 +14,7 @@ use super::decider::{self, Decider, DeciderCell};
 use super::end::EndReport;
 use super::entry::Entry;
 use super::events::{EventHub, EventKind, SandboxEvent};
+use super::figures::{Counters, PluginFigures};
 use super::folding::Folding;
 use super::library::LibraryDigest;
 use super::lifecycle::{self, Operation, Outcome, PluginState};
@@ -47,6 +48,7 @@ pub(crate) struct Subject {
     folding: Mutex<Folding>,
     /// Whether `folding` owes something.
     owes: AtomicBool,
+    counters: Counters,
 }
 
 struct Standing {
@@ -132,6 +134,7 @@ impl Subject {
             exchange,
             folding,
             owes,
+            counters: Counters::default(),
         }
     }
 
@@ -154,6 +157,27 @@ impl Subject {
 
     pub(crate) fn hub(&self) -> &EventHub {
         &self.hub
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// What is known of it without its helper.
+    pub(crate) fn figures(&self) -> PluginFigures {
+        let (state, ended) = {
+            let standing = self.standing();
+            (standing.state, standing.ended.as_ref().map(|end| end.cause.to_string()))
+        };
+        PluginFigures {
+            plugin: self.id.to_string(),
+            state: state.to_string(),
+            last_end: ended,
+            permissions: self.policy.read(|grants| grants.list().iter().map(ToString::to_string).collect()),
+            limits: self.limits(),
+            events_lost: self.hub.lost(),
+            ..self.counters.read()
+        }
     }
 
     /// Where its manager's plugins send each other messages.
@@ -204,6 +228,19 @@ impl Subject {
         };
         // With no lock held: whoever listens to `tracing` runs here.
         owed.into_iter().chain(told.then_some(kind)).for_each(|kind| self.tell(time, kind));
+    }
+
+    /// The same of something that was decided by `permission`: what was refused is counted, whether anybody listens or not.
+    pub(crate) fn publish_decision(
+        &self,
+        permission: Option<&str>,
+        granted: bool,
+        kind: impl FnOnce() -> EventKind,
+    ) {
+        if !granted {
+            self.counters.denied(permission);
+        }
+        self.publish(kind);
     }
 
     fn tell(&self, time: SystemTime, kind: EventKind) {
@@ -294,16 +331,12 @@ impl Subject {
                 operation,
                 state,
                 allowed: lifecycle::allowed_from(operation),
-                ended: standing
-                    .ended
-                    .as_ref()
-                    .filter(|_| {
-                        matches!(
-                            state,
-                            PluginState::Crashed | PluginState::Restarting | PluginState::Quarantined
-                        )
-                    })
-                    .map(|end| end.cause.clone()),
+                // An unload that the host has made itself explains nothing to it.
+                ended: standing.ended.as_ref().map(|end| end.cause.clone()).filter(|cause| match state {
+                    PluginState::Crashed | PluginState::Restarting | PluginState::Quarantined => true,
+                    PluginState::Unloaded => *cause != Cause::Unloaded,
+                    _ => false,
+                }),
                 restarts_in: standing
                     .restart
                     .as_ref()
@@ -411,6 +444,9 @@ impl Subject {
         }
         if standing.state != PluginState::Unloaded {
             let to = if cause.was_asked_for() { PluginState::Unloaded } else { PluginState::Crashed };
+            if to == PluginState::Crashed {
+                self.counters.crashed();
+            }
             self.move_to(&mut standing, to);
         }
         self.publish(|| EventKind::Ended { cause: cause.clone(), report: Arc::clone(report) });

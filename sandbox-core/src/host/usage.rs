@@ -6,7 +6,7 @@
 use std::fs;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::instance::Instance;
 use super::lock::lock;
@@ -14,8 +14,9 @@ use super::procfs::{self, HostPid, Status};
 use crate::shared::plan::rlimits::OWN_DESCRIPTORS;
 
 /// How much of something is used, and the most that was used since the load.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(default)]
 pub struct Used {
     /// At the moment; 0 once the helper has ended.
     pub now: u64,
@@ -24,7 +25,7 @@ pub struct Used {
 }
 
 /// Where the figures on memory are from.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum MemoryMeter {
     /// The cgroup's own account, version 2 (`memory.current`, `memory.peak`): everything that the plugin and its programs have
@@ -40,8 +41,9 @@ pub enum MemoryMeter {
 /// How much of the machine a plugin uses, with everything that it has started, since its last load.
 ///
 /// Readable while its helper lives and after its end. Everything but CPU time and what it has printed is of one moment.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(default)]
 pub struct ResourceUsage {
     /// Whether its helper has ended: these are the last figures.
     pub ended: bool,

@@ -92,6 +92,13 @@ pub enum AuditEvent {
         /// To here.
         to: String,
     },
+    /// An operator asked for something, through the host's monitor.
+    OperatorCommand {
+        /// What: `deactivate`, `kill`, or `revoke` and the permission; escaped.
+        command: String,
+        /// The user who asked.
+        uid: u32,
+    },
     /// Its helper has ended.
     Ended {
         /// Why, in words.
@@ -218,6 +225,7 @@ impl From<&EventKind> for AuditEvent {
             EventKind::StateChanged { from, to } => {
                 Self::StateChanged { from: from.to_string(), to: to.to_string() }
             }
+            EventKind::OperatorCommand { command, uid } => Self::OperatorCommand { command, uid },
             EventKind::Ended { cause, report } => {
                 let told = !cause.was_asked_for();
                 Self::Ended {
@@ -382,6 +390,7 @@ mod tests {
             EventKind::PermissionGranted { permission: PERMISSION_FILE_READ.scoped_to_path("/x").unwrap() },
             EventKind::PermissionRevoked { permission: PERMISSION_FILE_READ, held: false },
             EventKind::StateChanged { from: crate::PluginState::Loaded, to: crate::PluginState::Active },
+            EventKind::OperatorCommand { command: "revoke file-read:/x".into(), uid: 1000 },
             ended(crate::EndReport::of(crate::Cause::Stalled)),
             ended(crate::EndReport {
                 fault: Some(crate::FaultReport {

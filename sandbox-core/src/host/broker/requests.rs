@@ -356,7 +356,8 @@ impl Request<'_> {
             };
             self.instance.was_refused(refusal.opened_by(opened_by));
         }
-        self.instance.subject.publish(|| EventKind::Access {
+        let subject = &self.instance.subject;
+        subject.publish_decision(Some(attempt.permission), granted, || EventKind::Access {
             permission: attempt.permission,
             action: attempt.action,
             object: escape(attempt.object),

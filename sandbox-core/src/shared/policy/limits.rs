@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(default)]
 pub struct ResourceLimits {
     /// Memory that the plugin may allocate, in MiB (`RLIMIT_DATA`, see getrlimit(2), and a looser `RLIMIT_AS`).
     /// An allocation over it fails.

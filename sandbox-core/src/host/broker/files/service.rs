@@ -80,7 +80,7 @@ impl Instance {
             _ => ("file-read", "read"),
         };
         let tell = |resolved: Option<String>, granted, rule: &str| {
-            self.subject.publish(|| EventKind::Access {
+            self.subject.publish_decision(Some(permission), granted, || EventKind::Access {
                 permission,
                 action,
                 object: escape(path),

@@ -242,7 +242,7 @@ fn may_be_told(grants: &Grants, name: &str, address: IpAddr) -> bool {
 }
 
 fn publish(instance: &Instance, name: &str, granted: bool, rule: &str) {
-    instance.subject.publish(|| EventKind::Access {
+    instance.subject.publish_decision(Some(NETWORK), granted, || EventKind::Access {
         permission: NETWORK,
         action: "lookup",
         object: escape(name.as_bytes()),
