@@ -7,7 +7,7 @@ mod calls;
 mod values;
 
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use containment::Group;
@@ -95,6 +95,29 @@ A library is known by what of it is loaded, whatever it is called. The file is
 quarantine.json in $XDG_STATE_HOME/plugin-host, by default
 ~/.local/state/plugin-host; --file names another.";
 
+const TOP_EXAMPLES: &str = "\
+Examples:
+  plugin-host run plugin.so --monitor $XDG_RUNTIME_DIR/plugins.sock \\
+      --call index --times 10000 --pause 100ms --quiet
+  plugin-host top $XDG_RUNTIME_DIR/plugins.sock
+  plugin-host top $XDG_RUNTIME_DIR/plugins.sock --once --json
+
+Any host opens such a socket with `monitor_at` of its manager. Only its own
+user and root may connect.
+
+Keys: up and down choose a plugin, left and right the column to sort by, i
+turns the order; d deactivates, k kills, r revokes; ? is help, q quits.
+
+Exits with 1 if the host ends meanwhile, with 2 if none serves the socket.";
+
+const METRICS_EXAMPLES: &str = "\
+Examples:
+  plugin-host metrics $XDG_RUNTIME_DIR/plugins.sock
+  curl --unix-socket $XDG_RUNTIME_DIR/plugins.sock http://localhost/metrics
+
+For node_exporter, write it to a file of the textfile collector's under
+another name, and rename it.";
+
 const DOCTOR_EXAMPLES: &str = "\
 Exits with 0 if every layer that a load requires stands, with 1 if one does
 not, with 3 if nothing could be tried.";
@@ -154,6 +177,12 @@ pub(crate) enum Command {
     /// Shows which libraries have crashed too often and are not loaded any more, and clears them.
     #[command(after_help = QUARANTINE_EXAMPLES)]
     Quarantine(QuarantineArgs),
+    /// Shows what the plugins of a host are doing, as it changes; deactivates, ends and holds them back.
+    #[command(after_help = TOP_EXAMPLES)]
+    Top(TopArgs),
+    /// Prints the same figures in the text format of Prometheus.
+    #[command(after_help = METRICS_EXAMPLES)]
+    Metrics(MetricsArgs),
     /// Prints the completions for a shell.
     Completions {
         /// The shell.
@@ -204,6 +233,16 @@ pub(crate) struct RunArgs {
     pub(crate) best_effort: Vec<Layer>,
     #[command(flatten)]
     pub(crate) calls: Calls,
+    /// Makes all calls so many times, one round after the other.
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "json", requires = "call")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) times: u64,
+    /// Waits so long between two rounds of calls, as in 100ms.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration, requires = "times")]
+    pub(crate) pause: Duration,
+    /// Opens a socket there for `plugin-host top` and `metrics`, in a folder that only you may write to.
+    #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
+    pub(crate) monitor: Option<PathBuf>,
     /// Prints one JSON object on stdout instead of text.
     #[arg(long)]
     pub(crate) json: bool,
@@ -353,6 +392,28 @@ pub(crate) struct ProveArgs {
     pub(crate) list: bool,
 }
 
+/// `plugin-host top`.
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// The socket that the host has opened.
+    #[arg(value_name = "SOCKET", value_hint = ValueHint::FilePath)]
+    pub(crate) socket: PathBuf,
+    /// Prints the figures of one second and ends.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Prints them as they are at the moment, as one JSON object on stdout.
+    #[arg(long, requires = "once")]
+    pub(crate) json: bool,
+}
+
+/// `plugin-host metrics`.
+#[derive(Debug, Args)]
+pub(crate) struct MetricsArgs {
+    /// The socket that the host has opened.
+    #[arg(value_name = "SOCKET", value_hint = ValueHint::FilePath)]
+    pub(crate) socket: PathBuf,
+}
+
 impl Command {
     /// The command as it was typed.
     pub(crate) fn name(&self) -> &'static str {
@@ -364,6 +425,8 @@ impl Command {
             Self::Prove(_) => "prove",
             Self::ProveControl => PROVE_CONTROL,
             Self::Quarantine(_) => "quarantine",
+            Self::Top(_) => "top",
+            Self::Metrics(_) => "metrics",
             Self::Completions { .. } => "completions",
         }
     }
@@ -376,8 +439,9 @@ impl Command {
             Self::Doctor(args) => args.json,
             Self::Audit(args) => args.json,
             Self::Prove(args) => args.json,
-            Self::ProveControl | Self::Completions { .. } => false,
             Self::Quarantine(args) => args.json,
+            Self::Top(args) => args.json,
+            Self::Metrics(_) | Self::ProveControl | Self::Completions { .. } => false,
         }
     }
 }
@@ -415,8 +479,7 @@ mod tests {
         let limits =
             run(&["--limit", "max_threads=2", "--limit", "max_threads=3", "--limit", "call_timeout=2s"])
                 .resource_limits();
-        let expected =
-            ResourceLimits::default().max_threads(3).call_timeout(std::time::Duration::from_secs(2));
+        let expected = ResourceLimits::default().max_threads(3).call_timeout(Duration::from_secs(2));
         assert_eq!(limits, expected);
     }
 

@@ -47,6 +47,12 @@ impl Failure {
         self
     }
 
+    /// With what is behind the message. Untrusted.
+    pub(crate) fn because(mut self, why: String) -> Self {
+        self.chain.push(why);
+        self
+    }
+
     /// A file of the user's that could not be read or written.
     pub(crate) fn of_file(what: &str, path: &std::path::Path, error: &io::Error) -> Self {
         Self { chain: vec![format!("{what} {}", path.display()), error.to_string()], ..Self::blank_io() }

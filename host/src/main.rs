@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod failure;
 mod logging;
+mod monitor;
 mod output;
 
 use std::process::ExitCode;
@@ -42,6 +43,14 @@ fn main() -> ExitCode {
         },
         Command::ProveControl => end(&cli.command, commands::prove::control()),
         Command::Quarantine(args) => match commands::quarantine::execute(args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => end(&cli.command, failure),
+        },
+        Command::Top(args) => match commands::top::execute(args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => end(&cli.command, failure),
+        },
+        Command::Metrics(args) => match commands::metrics::execute(args) {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => end(&cli.command, failure),
         },

@@ -563,3 +563,161 @@ fn the_quarantine_is_in_the_users_state_folder_by_default() {
     exits(&at(&["quarantine", "clear", "--all"]), 0);
     assert_eq!(stdout(&at(&["quarantine", "list"])), "no library has crashed\n");
 }
+
+/// The program in the background, ended when the test is over.
+struct Background(std::process::Child);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A host that calls its plugin until it is ended, and its monitor's socket.
+fn monitored(folder: &Path) -> (Background, String) {
+    let socket = folder.join("monitor").display().to_string();
+    let hello = hello();
+    let args = ["run", &hello, "--quiet", "--id", "greeter", "--grant", "ui", "--monitor", &socket];
+    let calls = ["--call", "greet", "--payload", "world", "--times", "1000000", "--pause", "10ms"];
+    let mut host = Command::new(PROGRAM)
+        .args(args)
+        .args(calls)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map(Background)
+        .expect("the program starts");
+    // The first result: by then there is all that is looked at.
+    let mut first = [0; 13];
+    host.0.stdout.as_mut().expect("a pipe").read_exact(&mut first).expect("it greets");
+    assert_eq!(&first, b"hello, world\n");
+    // What comes next is for nobody, and must not fill the pipe.
+    let mut rest = host.0.stdout.take().expect("a pipe");
+    std::thread::spawn(move || std::io::copy(&mut rest, &mut std::io::sink()));
+    (host, socket)
+}
+
+#[test]
+fn the_figures_of_a_host_are_printed_for_a_program_for_a_person_and_for_prometheus() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_host, socket) = monitored(folder.path());
+    let output = program(&["top", &socket, "--once", "--json"]);
+    exits(&output, 0);
+    let seen = object(&output);
+    let plugin = &seen["plugins"][0];
+    assert_eq!(
+        (&seen["command"], &plugin["plugin"], &plugin["state"]),
+        (&"top".into(), &"greeter".into(), &"active".into())
+    );
+    assert!(plugin["calls"].as_u64().is_some_and(|calls| calls > 0), "{seen}");
+    assert!(plugin["usage"]["memory_bytes"]["now"].as_u64().is_some_and(|bytes| bytes > 0), "{seen}");
+    let output = program(&["top", &socket, "--once"]);
+    exits(&output, 0);
+    let row = stdout(&output).lines().nth(1).expect("a row").trim_start();
+    assert!(row.starts_with("greeter") && row.contains("active") && row.contains("/100"), "{row}");
+    let output = program(&["metrics", &socket]);
+    exits(&output, 0);
+    assert!(
+        stdout(&output).contains("plugin_sandbox_state{plugin=\"greeter\",state=\"active\"} 1\n"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn where_no_host_is_top_and_metrics_say_so() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let none = folder.path().join("none").display().to_string();
+    for args in [&["top", &none, "--once"][..], &["metrics", &none]] {
+        let output = program(args);
+        exits(&output, 2);
+        assert!(
+            stderr(&output).contains("there is no socket at") && stderr(&output).contains("--monitor"),
+            "{output:?}"
+        );
+    }
+    let output = program(&["top", &none, "--once", "--json"]);
+    exits(&output, 2);
+    assert_eq!(object(&output)["error"]["kind"], "monitor");
+    let output = program(&["top", &none]);
+    exits(&output, 2);
+    assert!(stderr(&output).contains("--once"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_plugin_is_killed_by_a_key_and_top_ends_with_its_host() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut host, socket) = monitored(folder.path());
+    let top = shlex::try_join([PROGRAM, "top", &socket]).expect("no NUL");
+    let command = format!("stty cols 120 rows 30; {top}; echo ended with $?; stty -a");
+    let mut script = Command::new("script")
+        .args(["-qfc", &command, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script, of bsdutils");
+    let mut keyboard = script.stdin.take().expect("a pipe");
+    let mut screen = script.stdout.take().expect("a pipe");
+    let (mut seen, mut bytes) = (Vec::new(), [0; 4096]);
+    // Each key once what it is an answer to is on the screen.
+    let mut keys = [("greeter", &b"k"[..]), ("Sure?", b"y")].into_iter().peekable();
+    while let Ok(got @ 1..) = screen.read(&mut bytes) {
+        seen.extend_from_slice(&bytes[..got]);
+        while let Some((_, key)) = keys.next_if(|(shown, _)| String::from_utf8_lossy(&seen).contains(shown)) {
+            keyboard.write_all(key).expect("it reads");
+        }
+    }
+    script.wait().expect("it ends");
+    let screen = String::from_utf8_lossy(&seen);
+    let status = host.0.wait().expect("it ends");
+    let mut errors = String::new();
+    host.0.stderr.take().expect("a pipe").read_to_string(&mut errors).expect("text");
+    assert_eq!(status.code(), Some(1), "{errors}\n{screen}");
+    assert!(errors.contains("ended it through the monitor"), "{errors}");
+    // The host is gone with its only plugin, and the terminal is what it was.
+    assert!(
+        screen.contains("has gone, or has closed its monitor") && screen.contains("ended with 1"),
+        "{screen}"
+    );
+    let behind = screen.split("ended with").nth(1).expect("it was printed");
+    assert!(behind.contains(" icanon") && behind.contains(" echo "), "{behind}");
+    assert!(screen.contains("\x1b[?1049l"), "the other screen was left");
+}
+
+#[test]
+fn a_signal_ends_top_and_leaves_the_terminal_as_it_was() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_host, socket) = monitored(folder.path());
+    let top = shlex::try_join([PROGRAM, "top", &socket]).expect("no NUL");
+    let mut script = Command::new("script")
+        .args([
+            "-qfc",
+            &format!("stty cols 120 rows 30; sh -c 'echo $$ >&2; exec {top}'; echo ended with $?; stty -a"),
+            "/dev/null",
+        ])
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script, of bsdutils");
+    let keyboard = script.stdin.take().expect("a pipe");
+    let mut screen = script.stdout.take().expect("a pipe");
+    let (mut seen, mut bytes, mut told) = (Vec::new(), [0; 4096], false);
+    while let Ok(got @ 1..) = screen.read(&mut bytes) {
+        seen.extend_from_slice(&bytes[..got]);
+        let text = String::from_utf8_lossy(&seen);
+        if !told && text.contains("greeter") {
+            told = true;
+            let pid = text.lines().next().expect("its number").trim().to_owned();
+            assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
+        }
+    }
+    drop(keyboard);
+    script.wait().expect("it ends");
+    let screen = String::from_utf8_lossy(&seen);
+    assert!(screen.contains("ended with 143"), "{screen}");
+    let behind = screen.split("ended with").nth(1).expect("it was printed");
+    assert!(behind.contains(" icanon") && behind.contains(" echo "), "{behind}");
+}

@@ -6,6 +6,8 @@ pub(crate) mod audit;
 pub(crate) mod completions;
 pub(crate) mod doctor;
 pub(crate) mod inspect;
+pub(crate) mod metrics;
 pub(crate) mod prove;
 pub(crate) mod quarantine;
 pub(crate) mod run;
+pub(crate) mod top;

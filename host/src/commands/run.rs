@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sandbox_core::{
-    AuditLog, EnforcementReport, LayerPolicy, PluginHandle, PluginMetadata, PluginPolicy, PluginSandbox,
-    PluginSandboxError, PluginState, ResourceLimits, RestartPolicy,
+    AuditLog, EnforcementReport, LayerPolicy, MonitorSocket, PluginHandle, PluginMetadata, PluginPolicy,
+    PluginSandbox, PluginSandboxError, PluginState, ResourceLimits, RestartPolicy,
 };
 
 use self::record::{Outcome, Record};
@@ -112,12 +112,13 @@ fn run(args: &RunArgs, telling: Telling, record: &mut Record) -> Result<(), Fail
     if args.ask {
         ask::at_terminal(&sandbox)?;
     }
+    let monitor = args.monitor.as_deref().map(|path| open_monitor(&sandbox, path)).transpose()?;
     let lesson = args.learn.then(|| learn::Lesson::start(&sandbox)).transpose()?;
     let watch = Watch::start(sandbox.events(), telling);
     let transcript = Arc::new(Transcript::new(telling));
 
-    let calls = args.calls.0.iter().zip(&payloads);
-    let lived = live(args, &sandbox, telling, &transcript, calls, record);
+    let calls: Vec<_> = args.calls.0.iter().zip(&payloads).collect();
+    let lived = live(args, &sandbox, telling, &transcript, &calls, record);
     if lived.is_err() && matches!(sandbox.state(), PluginState::Loaded | PluginState::Active) {
         // The first failure is the one to tell; the helper ends with the sandbox in any case.
         let _ = sandbox.unload_plugin();
@@ -133,6 +134,7 @@ fn run(args: &RunArgs, telling: Telling, record: &mut Record) -> Result<(), Fail
     if let Some(lesson) = lesson {
         lesson.tell()?;
     }
+    drop(monitor);
     record.printed = sandbox.printed();
     record.end = sandbox.last_end().filter(|end| !end.cause.was_asked_for());
     record.watched = watch.finish();
@@ -158,12 +160,16 @@ fn open_log(path: &Path) -> Result<AuditLog, Failure> {
     AuditLog::open(path).map_err(|error| Failure::of_file("cannot write the audit log", path, &error))
 }
 
-fn live<'a>(
+fn open_monitor(sandbox: &PluginSandbox, path: &Path) -> Result<MonitorSocket, Failure> {
+    sandbox.monitor_at(path).map_err(|error| Failure::of_file("cannot open the monitor", path, &error))
+}
+
+fn live(
     args: &RunArgs,
     sandbox: &PluginSandbox,
     telling: Telling,
     transcript: &Arc<Transcript>,
-    calls: impl Iterator<Item = (&'a Call, &'a Vec<u8>)>,
+    calls: &[(&Call, &Vec<u8>)],
     record: &mut Record,
 ) -> Result<(), Failure> {
     let loaded = sandbox.load_plugin(&args.path);
@@ -187,30 +193,48 @@ fn live<'a>(
 
     sandbox.activate_plugin(services::offer(transcript))?;
     let mut first_end: Option<Failure> = None;
-    for (call, payload) in calls {
-        let start = Instant::now();
-        let result = match plugin.call(&call.method, payload) {
-            Ok(result) => result,
-            Err(error @ PluginSandboxError::Ended { .. }) if args.restart != Restart::Never => {
-                let failure = Failure::from(error);
-                telling.say(|look| human::failure(look, &failure));
-                let failure = first_end.get_or_insert(failure);
-                if comes_back(sandbox) {
-                    continue;
+    for round in 0..args.times {
+        if round > 0 && !args.pause.is_zero() {
+            std::thread::sleep(args.pause);
+        }
+        for (call, payload) in calls {
+            let start = Instant::now();
+            let result = match plugin.call(&call.method, payload) {
+                Ok(result) => result,
+                Err(PluginSandboxError::Ended { plugin, operation, cause })
+                    if args.restart != Restart::Never && !cause.was_asked_for() =>
+                {
+                    let error = PluginSandboxError::Ended { plugin, operation, cause };
+                    let failure = Failure::from(error);
+                    telling.say(|look| human::failure(look, &failure));
+                    let failure = first_end.get_or_insert(failure);
+                    if comes_back(sandbox) {
+                        continue;
+                    }
+                    telling.say(|look| look.dim(&format!("it is {}, and stays so", sandbox.state())));
+                    return Err(std::mem::replace(
+                        failure,
+                        Failure::new(Exit::Plugin, "ended", String::new()),
+                    ));
                 }
-                telling.say(|look| look.dim(&format!("it is {}, and stays so", sandbox.state())));
-                return Err(std::mem::replace(failure, Failure::new(Exit::Plugin, "ended", String::new())));
+                Err(error) => return Err(first_end.unwrap_or_else(|| error.into())),
+            };
+            let took = start.elapsed();
+            telling.say(|look| {
+                let method = escape::line(&call.method);
+                let (sent, got) = (human::size(size_of_bytes(payload)), human::size(size_of_bytes(&result)));
+                look.dim(&format!("call {method}: {sent} in, {got} out, {:.3} ms", took.as_secs_f64() * 1e3))
+            });
+            deliver(call, &result, telling)?;
+            if matches!(telling, Telling::Recorded) {
+                record.calls.push(Outcome {
+                    call: record.calls.len(),
+                    payload_bytes: payload.len(),
+                    took,
+                    result,
+                });
             }
-            Err(error) => return Err(first_end.unwrap_or_else(|| error.into())),
-        };
-        let took = start.elapsed();
-        telling.say(|look| {
-            let method = escape::line(&call.method);
-            let (sent, got) = (human::size(size_of_bytes(payload)), human::size(size_of_bytes(&result)));
-            look.dim(&format!("call {method}: {sent} in, {got} out, {:.3} ms", took.as_secs_f64() * 1e3))
-        });
-        deliver(call, &result, telling)?;
-        record.calls.push(Outcome { call: record.calls.len(), payload_bytes: payload.len(), took, result });
+        }
     }
     sandbox.deactivate_plugin()?;
     sandbox.unload_plugin()?;

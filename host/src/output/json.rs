@@ -7,7 +7,7 @@
 //!
 //! | key of `error` | what it is |
 //! | --- | --- |
-//! | `kind` | `usage`, `io`, `plugin-id`, `permission`, `limit`, `library`, `not-a-plugin`, `metadata`, `abi`, `layer-missing`, `confine`, `zygote`, `quarantined`, `quarantine-file`, `load-failed`, `plugin-failed`, `ended`, `denied`, `message-too-large`, `wrong-state`, `other` |
+//! | `kind` | `usage`, `io`, `plugin-id`, `permission`, `limit`, `library`, `not-a-plugin`, `metadata`, `abi`, `layer-missing`, `confine`, `zygote`, `quarantined`, `quarantine-file`, `load-failed`, `plugin-failed`, `ended`, `denied`, `message-too-large`, `wrong-state`, `monitor`, `other` |
 //! | `message` | the error and its sources, joined with `: ` |
 //! | `chain` | the same as a list |
 //! | `help` | what to do, or `null` |
@@ -24,7 +24,7 @@
 //! | `printed` | the end of what the plugin wrote to its stdout and stderr, escaped |
 //! | `end` | `null` if it was let go, else how its process ended: `cause` (words), `help`, `fault` (`null`, or `signal`, `why`, `address`, `thread`, `stack`, `incomplete`), `refused` (`null`, or the last refusal: `permission`, `action`, `object`, `rule`, `opened_by`), `printed` |
 //!
-//! `inspect`, `doctor`, `audit`, `prove` and `quarantine` name their keys beside the code that makes them.
+//! `inspect`, `doctor`, `audit`, `prove`, `quarantine` and `top` name their keys beside the code that makes them.
 
 use std::io;
 use std::time::SystemTime;
@@ -167,6 +167,9 @@ fn kind(kind: &EventKind) -> Value {
         }
         EventKind::StateChanged { from, to, .. } => {
             json!({ "kind": "state-changed", "from": from.to_string(), "to": to.to_string() })
+        }
+        EventKind::OperatorCommand { command, uid, .. } => {
+            json!({ "kind": "operator-command", "command": command, "uid": uid })
         }
         EventKind::Ended { cause, .. } => json!({ "kind": "ended", "cause": cause.to_string() }),
         EventKind::RestartScheduled { attempt, delay, why, .. } => json!({

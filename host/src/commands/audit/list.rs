@@ -44,6 +44,7 @@ pub(super) fn what(event: &AuditEvent) -> String {
             format!("{permission} is revoked, which was not held")
         }
         AuditEvent::StateChanged { from, to } => format!("{from} -> {to}"),
+        AuditEvent::OperatorCommand { command, uid } => format!("by the monitor, uid {uid}: {command}"),
         AuditEvent::Ended { cause, fault, refused, .. } => {
             let more = [fault.as_deref(), refused.as_deref()].into_iter().flatten();
             // One line, as any other: the frames of a stack behind one another.
