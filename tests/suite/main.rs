@@ -19,6 +19,7 @@ mod information;
 mod layers;
 mod lifecycle;
 mod limits;
+mod machine;
 mod messages;
 mod modules;
 mod monitor;
