@@ -286,7 +286,7 @@ impl Entry {
 
     /// What the broker works with for the helper of the last load, if that lives.
     fn brokered(&self) -> Option<Arc<Brokered>> {
-        self.instance()?.brokered()
+        self.instance().filter(|instance| instance.lives())?.brokered()
     }
 
     // ---- operations

@@ -215,8 +215,9 @@ impl PluginSandbox {
     /// Allows one more, in any state. Returns whether it is new.
     ///
     /// On a loaded plugin it is looked for and checked at once, with everything that it needs, and the plugin's next `dlopen`
-    /// of it loads the bytes that were checked. What it needs has to be allowed before it. On any other plugin the next load
-    /// checks.
+    /// of it loads the bytes that were checked. What it needs has to be allowed before it. One that is allowed already is not
+    /// checked again, also if what it needs is not allowed any more: its `dlopen` then fails. On any other plugin the next
+    /// load checks.
     ///
     /// # Errors
     /// [`Library`](PluginSandboxError::Library) if it is no soname but a path, or if the plugin is loaded and the module is not
