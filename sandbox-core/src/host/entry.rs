@@ -840,8 +840,3 @@ pub(crate) fn apply_limits(instance: &Instance, limits: &ResourceLimits) -> Resu
     }
     Ok(())
 }
-
-/// How long is left of a timeout that began then.
-pub(crate) fn left_of(timeout: Duration, began: Instant) -> Duration {
-    timeout.saturating_sub(began.elapsed())
-}

@@ -258,13 +258,24 @@ impl Instance {
         operation: Operation,
         timeout: Duration,
     ) -> Result<Reply, Cause> {
+        self.transact_since(order, expect, operation, timeout, Instant::now())
+    }
+
+    /// The same for a part of an operation that began at `started`: the timeout is for the whole of it.
+    pub(crate) fn transact_since(
+        &self,
+        order: Option<&ToHelper>,
+        expect: Expect,
+        operation: Operation,
+        timeout: Duration,
+        started: Instant,
+    ) -> Result<Reply, Cause> {
         let (caller, incoming) = bounded(4);
         *lock(&self.waiting) = Some(Waiting { expect, caller });
         if let Some(cause) = self.end() {
             lock(&self.waiting).take();
             return Err(cause);
         }
-        let started = Instant::now();
         let (broker_before, person_before) = (self.host_time.load(Ordering::Relaxed), self.person_time());
         if let Some(order) = order {
             self.send(order);

@@ -16,7 +16,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::broker::{Brokered, Folders, Handles, Network, Scratch, Served, UnderWay};
 use super::cause::{Cause, Evidence, derive};
-use super::entry::{Entry, Loaded, left_of};
+use super::entry::{Entry, Loaded};
 use super::events::escape;
 use super::instance::{Expect, Instance, Parts, Reply};
 use super::library::{Limits, SealedLibrary, SystemFolders, closure, extra_modules};
@@ -57,8 +57,7 @@ pub(crate) fn load(entry: &Arc<Entry>, path: &Path) -> Result<Loaded, PluginSand
     let Confined { instance, report } = confined;
     let order = ToHelper::Load { files: order };
     runtime.core.broker.serve(&instance)?;
-    let left = left_of(limits.load_timeout, began);
-    match instance.transact(Some(&order), Expect::Loaded, Operation::Load, left) {
+    match instance.transact_since(Some(&order), Expect::Loaded, Operation::Load, limits.load_timeout, began) {
         Ok(Reply::Loaded(Ok(()))) => {
             // A helper starts with room for its own descriptors, and with the limits of the load's beginning.
             if rlimits::is_wider_at_start(&limits) || entry.subject().limits() != limits {
@@ -78,15 +77,7 @@ pub(crate) fn load(entry: &Arc<Entry>, path: &Path) -> Result<Loaded, PluginSand
                 Cause::Protocol { field: "kind", what: "another reply".to_owned() },
             ))
         }
-        Err(cause) => Err(ended(entry.subject().id(), with_timeout(cause, &limits))),
-    }
-}
-
-/// The whole timeout, not what was left of it, is what the embedder knows.
-fn with_timeout(cause: Cause, limits: &ResourceLimits) -> Cause {
-    match cause {
-        Cause::Deadline { operation, .. } => Cause::Deadline { operation, timeout: limits.load_timeout },
-        other => other,
+        Err(cause) => Err(ended(entry.subject().id(), cause)),
     }
 }
 
@@ -185,8 +176,9 @@ pub(crate) fn confine(
     let limits = entry.subject().limits();
     let (instance, plan) = spawn(entry, runtime, zygote, &limits, began)?;
     let order = ToHelper::Confine(Box::new(plan.clone()));
-    let left = left_of(limits.load_timeout, began);
-    let report = match instance.transact(Some(&order), Expect::Report, Operation::Load, left) {
+    let answer =
+        instance.transact_since(Some(&order), Expect::Report, Operation::Load, limits.load_timeout, began);
+    let report = match answer {
         Ok(Reply::Report(report)) => report,
         Ok(_) => {
             return Err(ended(
@@ -194,7 +186,7 @@ pub(crate) fn confine(
                 Cause::Protocol { field: "kind", what: "another reply".to_owned() },
             ));
         }
-        Err(cause) => return Err(ended(entry.subject().id(), with_timeout(cause, &limits))),
+        Err(cause) => return Err(ended(entry.subject().id(), cause)),
     };
     if report.wire_version != WIRE_VERSION {
         end(&instance);
