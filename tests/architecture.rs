@@ -246,3 +246,42 @@ fn no_program_that_is_shipped_can_leave_out_a_layer() {
     let tests = features(&["--package", "integration-tests", "--edges", "normal,build,dev"]);
     assert!(tests.contains(FEATURE), "{tests}");
 }
+
+#[test]
+fn every_test_that_security_md_names_is_there() {
+    let text = fs::read_to_string(root().join("SECURITY.md")).expect("it is there");
+    let sources: String = ["tests", "sandbox-core/src", "plugin-abi/src", "host"]
+        .into_iter()
+        .flat_map(sources_whole)
+        .map(|path| fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+        .collect();
+    let names: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .filter_map(|row| row.trim_end_matches(" |").rsplit(" | ").next())
+        .flat_map(|tests| tests.split('`').skip(1).step_by(2))
+        .collect();
+    assert!(names.len() > 50, "the table of promises is read: {names:?}");
+    let wrong = names
+        .into_iter()
+        .filter(|name| {
+            let file = name.ends_with(".rs");
+            let found = if file {
+                root().join(name).is_file() || root().join("tests/suite").join(name).is_file()
+            } else if name.contains("::") || name.contains(' ') {
+                true
+            } else {
+                // A test of its own, or one that a macro makes.
+                sources.contains(&format!("fn {name}(")) || sources.contains(&format!("    {name}: "))
+            };
+            !found
+        })
+        .map(str::to_owned)
+        .collect();
+    check("SECURITY.md names a test that there is not", wrong);
+}
+
+/// Every source file below a folder, tests at the ends of files and all.
+fn sources_whole(folder: &str) -> Vec<PathBuf> {
+    sources(folder).into_iter().map(|source| root().join(source.path)).collect()
+}

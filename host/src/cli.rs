@@ -135,7 +135,8 @@ with small limits. What is not shown held, but the control did not do here what
 the attempt must not: only root may, or this kernel does not have it. Nothing
 of it changes the machine.
 
-The probes are plugins: libprobe.so, libprobe_constructor.so, libprobe_life.so.
+The probes are plugins: libprobe.so, libprobe_constructor.so,
+libprobe_life.so, libprobe_modules.so.
 cargo build --release --workspace puts them beside this program.
 
 Exits with 0 if nothing was found that is not held, with 1 if something was,

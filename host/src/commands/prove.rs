@@ -5,7 +5,7 @@
 //! as well.
 //!
 //! Keys of its JSON object: `kernel`, `user`, `layers` as in `doctor`, `rows`: `group`, `name`, `held_by`, `expected`,
-//! `inside`: `granted` and `outcome`; `control`, `verdict` (`held`, `not-held`, `not-shown`), `why`; `groups`: `name`, `held`,
+//! `inside`: `granted` and `outcome`; `control`, `verdict` (`held`, `not-held`, `not-shown`), `milliseconds`, `why`; `groups`: `name`, `held`,
 //! `not_held`, `not_shown`; `left_behind`; `held`, `not_held`, `not_shown`.
 
 use std::io::{self, IsTerminal, Write};
@@ -156,6 +156,7 @@ fn object(diagnosis: &Diagnosis, tried: &[Tried], left: &[String]) -> Value {
                 "inside": inside,
                 "control": judged.control,
                 "verdict": verdict,
+                "milliseconds": u64::try_from(judged.took.as_millis()).unwrap_or(u64::MAX),
                 "why": why,
             })
         })

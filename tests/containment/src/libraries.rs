@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The packages whose libraries the table loads.
-pub const PACKAGES: [&str; 3] = ["probe", "probe-constructor", "probe-life"];
+pub const PACKAGES: [&str; 4] = ["probe", "probe-constructor", "probe-life", "probe-modules"];
 
 /// The file's name of a package's library.
 pub fn file_name(package: &str) -> String {

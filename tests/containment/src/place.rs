@@ -45,7 +45,8 @@ impl Place {
         fs::create_dir(at.join("granted-too"))?;
         for (name, contents) in [
             ("granted/file", CONTENTS),
-            ("granted/other", CONTENTS),
+            ("granted/one", "1"),
+            ("outside/two", "2"),
             ("outside/secret", SECRET),
             ("granted-too/secret", SECRET),
         ] {

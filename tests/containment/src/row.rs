@@ -128,6 +128,8 @@ pub enum Expected {
     Errno(i32),
     /// Exactly this answer, which tells nothing, and the plugin goes on.
     Got(String),
+    /// An answer that ends like this, and the plugin goes on.
+    GotEnding(&'static str),
     /// Something else than outside, and the plugin goes on.
     GotOther,
     /// An error without a number, with this text in it, and the plugin goes on.
@@ -152,6 +154,8 @@ pub enum Expected {
     OutOfMemory,
     /// Ended for the CPU time that it used.
     CpuTime,
+    /// It is gone, whatever is told of how.
+    Gone,
 }
 
 /// What shows that the attempt is real: what becomes of the same code where nothing confines it, or of what is granted.
@@ -176,6 +180,10 @@ pub enum Control {
     Granted(Grants, Expected),
     /// There is nothing of this kind without the sandbox: another step of the same kind, sent as it should be, works.
     Proper(Vec<Step>),
+    /// The library that it was made from loads in the sandbox.
+    Intact,
+    /// The same in a small or another form, which does this outside.
+    Like(Vec<Step>, Box<Control>),
 }
 
 /// What holds a row.
@@ -364,6 +372,7 @@ impl fmt::Display for Expected {
         match self {
             Self::Errno(errno) => write!(f, "{:?}", nix::errno::Errno::from_raw(*errno)),
             Self::Got(text) => write!(f, "got {text:?}"),
+            Self::GotEnding(text) => write!(f, "got something, and then {text:?}"),
             Self::GotOther => f.write_str("told something else"),
             Self::Failed(text) => write!(f, "an error: {text}"),
             Self::Harmless => f.write_str("harmless"),
@@ -376,6 +385,7 @@ impl fmt::Display for Expected {
             Self::ChannelClosed => f.write_str("ended: channel closed"),
             Self::OutOfMemory => f.write_str("ended: memory"),
             Self::CpuTime => f.write_str("ended: CPU time"),
+            Self::Gone => f.write_str("gone"),
         }
     }
 }

@@ -87,7 +87,7 @@ pub enum Verdict {
 pub enum Unshown {
     /// An ordinary user may not do it anywhere.
     NeedsRoot,
-    /// This kernel does not have the call.
+    /// This kernel does not have what is asked for.
     NoSuchCall,
     /// The control came to something else than it should.
     Otherwise(String),
@@ -97,7 +97,7 @@ impl fmt::Display for Unshown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NeedsRoot => f.write_str("only root may do this outside"),
-            Self::NoSuchCall => f.write_str("this kernel does not have the call"),
+            Self::NoSuchCall => f.write_str("this kernel does not have this"),
             Self::Otherwise(text) => f.write_str(text),
         }
     }
@@ -112,6 +112,8 @@ pub struct Judged {
     pub inside: Vec<(Grants, String)>,
     /// What the control did.
     pub control: String,
+    /// How long all of it took.
+    pub took: Duration,
 }
 
 /// Why no row can be tried.
@@ -196,11 +198,13 @@ impl<'a> Stage<'a> {
         let mut words = self.servers.words()?;
         words.push(("{host}", std::process::id().to_string()));
         words.push(("{sibling}", sibling.to_owned()));
+        words.push(("{probes}", self.rig.probes.to_string_lossy().into_owned()));
         Place::new(words)
     }
 
     /// Tries a row under every set of grants that it names, and its control.
     pub fn judge(&self, row: &Row) -> Judged {
+        let began = Instant::now();
         let mut wrong = Vec::new();
         let mut inside = Vec::new();
         for grants in row.under.iter().copied() {
@@ -218,7 +222,8 @@ impl<'a> Stage<'a> {
         let unshown = match outside {
             Err(error) => Some(Unshown::Otherwise(format!("the control could not be tried: {error}"))),
             Ok((_, unshown)) => unshown.or_else(|| {
-                let compared = !matches!(row.control, Control::Granted(..) | Control::Proper(_));
+                let compared = row.expected != Expected::Harmless
+                    && !matches!(row.control, Control::Granted(..) | Control::Proper(_) | Control::Intact);
                 (told_the_same && compared).then(|| {
                     if is_root() {
                         Unshown::Otherwise("it comes to the same outside".to_owned())
@@ -234,7 +239,7 @@ impl<'a> Stage<'a> {
             None => Verdict::Held,
         };
         let inside = inside.into_iter().map(|(grants, inside)| (grants, inside.to_string())).collect();
-        Judged { verdict, inside, control }
+        Judged { verdict, inside, control, took: began.elapsed() }
     }
 
     /// Tries a row once in a sandbox, under these grants. What it came to, and whatever is wrong with that or was left.
@@ -257,7 +262,7 @@ impl<'a> Stage<'a> {
         let events = plugin.events();
         let (inside, helper) = self.carry_out(row, &row.steps, &plugin, &place);
         let mut wrong = Vec::new();
-        if !meets(&row.expected, &inside) {
+        if !meets(row, &row.expected, &inside) {
             wrong.push(format!("expected {}, came to {inside}", row.expected));
         }
         wrong.extend(self.aftermath(row, &inside, &plugin, &events, &place));
@@ -397,7 +402,7 @@ impl<'a> Stage<'a> {
                 let plugin = self.sandbox(row, grants, &place)?;
                 let (inside, _) = self.carry_out(row, &row.steps, &plugin, &place);
                 self.servers.visitors();
-                let shown = meets(expected, &inside);
+                let shown = meets(row, expected, &inside);
                 let text = format!("granted, {inside}");
                 Ok((
                     text,
@@ -412,16 +417,29 @@ impl<'a> Stage<'a> {
                 let text = format!("done properly, {inside}");
                 Ok((text, (!shown).then(|| Unshown::Otherwise("done properly, it should work".to_owned()))))
             }
-            control => {
-                let place = self.place(&self.sibling_pid.to_string())?;
-                let library = self.library(row, &place).map_err(io::Error::other)?;
-                let steps = Row::filled(&row.steps, &place);
-                let patience = if matches!(control, Control::RunsOn) { LONG_ENOUGH } else { PATIENCE };
-                let outside = control::attempt(&*self.rig.starter, &library, &steps, patience)?;
-                self.servers.visitors();
-                Ok((outside.to_string(), unshown(control, &outside)))
+            Control::Intact => {
+                let plugin = self.sandbox(row, NOTHING, &self.place(&self.sibling_id)?)?;
+                plugin.load_plugin(self.rig.probes.join(file_name("probe-life")))?;
+                Ok(("as it was built, loaded".to_owned(), None))
             }
+            Control::Like(steps, control) => self.try_outside(row, steps, control),
+            control => self.try_outside(row, &row.steps, control),
         }
+    }
+
+    fn try_outside(
+        &self,
+        row: &Row,
+        steps: &[Step],
+        control: &Control,
+    ) -> Result<(String, Option<Unshown>), NoStage> {
+        let place = self.place(&self.sibling_pid.to_string())?;
+        let library = self.library(row, &place).map_err(io::Error::other)?;
+        let steps = Row::filled(steps, &place);
+        let patience = if matches!(control, Control::RunsOn) { LONG_ENOUGH } else { PATIENCE };
+        let outside = control::attempt(&*self.rig.starter, &library, &steps, patience)?;
+        self.servers.visitors();
+        Ok((outside.to_string(), unshown(control, &outside)))
     }
 }
 
@@ -446,14 +464,24 @@ fn unshown(control: &Control, outside: &Outcome) -> Option<Unshown> {
         Control::Signal(signal) => *outside == Outcome::Signal(*signal),
         Control::Exits(code) => *outside == Outcome::Exited(*code),
         Control::RunsOn => *outside == Outcome::RunsOn,
-        Control::Granted(..) | Control::Proper(_) => false,
+        Control::Granted(..) | Control::Proper(_) | Control::Intact | Control::Like(..) => false,
     };
     if shown {
         return None;
     }
     Some(match (control, outside) {
         (Control::WorksForRoot, _) if !is_root() => Unshown::NeedsRoot,
-        (_, Outcome::Answered(Answer::Errno(libc::ENOSYS))) => Unshown::NoSuchCall,
+        (
+            _,
+            Outcome::Answered(Answer::Errno(
+                libc::ENOSYS
+                | libc::EAFNOSUPPORT
+                | libc::EPROTONOSUPPORT
+                | libc::ESOCKTNOSUPPORT
+                | libc::EOPNOTSUPP
+                | libc::ENOPKG,
+            )),
+        ) => Unshown::NoSuchCall,
         _ => Unshown::Otherwise(format!("outside it came to: {outside}")),
     })
 }
@@ -497,18 +525,30 @@ fn of_error(error: &PluginSandboxError) -> Inside {
 }
 
 #[allow(clippy::unneeded_struct_pattern, reason = "what a cause tells beside its kind is not judged here")]
-fn meets(expected: &Expected, inside: &Inside) -> bool {
+fn meets(row: &Row, expected: &Expected, inside: &Inside) -> bool {
     match (expected, inside) {
         (Expected::Errno(errno), Inside::Answered(answer)) => *answer == Answer::Errno(*errno),
         (Expected::Got(text), Inside::Answered(answer)) => *answer == Answer::Got(text.as_bytes().to_vec()),
+        (Expected::GotEnding(text), Inside::Answered(Answer::Got(got))) => got.ends_with(text.as_bytes()),
         (Expected::GotOther | Expected::Harmless, Inside::Answered(answer)) => answer.got_it(),
         (Expected::Failed(text), Inside::Answered(Answer::Failed(why)) | Inside::Failed(why)) => {
             why.contains(text)
         }
         (Expected::NotLoaded(text), Inside::NotLoaded(why)) => why.contains(text),
+        // An unload that went well: how the plugin's own destructor did may be told, or not.
+        (Expected::Gone, Inside::Answered(Answer::Got(_))) => matches!(row.steps.last(), Some(Step::Unload)),
+        (Expected::Gone, Inside::Ended(_)) => true,
         (expected, Inside::Ended(cause)) => match (expected, cause) {
-            (Expected::Forbidden, Cause::ForbiddenCall { .. })
-            | (Expected::Deadline, Cause::Deadline { .. })
+            // The very call that was tried, where the kernel tells which it was.
+            (Expected::Forbidden, Cause::ForbiddenCall { number, .. }) => match row.steps.last() {
+                Some(Step::Call { method, payload }) if method == "syscall" => {
+                    let tried = String::from_utf8_lossy(payload);
+                    let tried = tried.split(' ').next().and_then(|number| number.parse().ok());
+                    number.is_none() || *number == tried
+                }
+                _ => true,
+            },
+            (Expected::Deadline, Cause::Deadline { .. })
             | (Expected::ChannelClosed, Cause::ChannelClosed { .. })
             | (Expected::OutOfMemory, Cause::Memory { .. })
             | (Expected::CpuTime, Cause::CpuTime { .. }) => true,

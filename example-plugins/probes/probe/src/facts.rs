@@ -35,6 +35,26 @@ pub(crate) fn all() -> Attempt {
     Ok(facts.into_bytes())
 }
 
+/// One of them, by its name.
+pub(crate) fn one(payload: &[u8]) -> Attempt {
+    let (facts, name) = (all()?, crate::text(payload)?);
+    let facts = String::from_utf8_lossy(&facts);
+    let found = facts.lines().filter_map(|line| line.split_once('=')).find(|(known, _)| *known == name);
+    found.map(|(_, value)| value.as_bytes().to_vec()).ok_or_else(|| std::io::Error::other("no such fact"))
+}
+
+/// What this process was started with.
+pub(crate) fn arguments() -> Attempt {
+    let all: Vec<_> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    Ok(all.join("\n").into_bytes())
+}
+
+/// Every variable of the environment.
+pub(crate) fn environment() -> Attempt {
+    let all = std::env::vars_os().map(|(name, value)| format!("{}={}", name.display(), value.display()));
+    Ok(all.collect::<Vec<_>>().join("\n").into_bytes())
+}
+
 /// Whether any capability is left in any of the three sets of this thread.
 fn capabilities() -> std::io::Result<&'static str> {
     #[repr(C)]

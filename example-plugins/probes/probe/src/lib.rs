@@ -7,6 +7,8 @@
 
 mod channel;
 mod churn;
+mod endings;
+mod exhaustion;
 mod facts;
 mod faults;
 mod file_changes;
@@ -142,6 +144,7 @@ impl Plugin for Probe {
             "udp_hears_unbound" => network::udp_hears_unbound(payload),
             "unix_talk" => network::talk_unix(payload),
             "unix_connect" => network::connect_unix(&mut self.network, payload),
+            "abstract_connect" => network::connect_abstract(&mut self.network, payload),
             "unix_receives_descriptors" => network::receive_descriptors(payload),
             "net_nodelay" => self.network.no_delay(payload),
             "net_half_close" => self.network.half_close(payload),
@@ -180,7 +183,25 @@ impl Plugin for Probe {
             "syscall_into_code" => kernel::raw_into_code(payload),
             "int80" => kernel::ask_as_32_bit_program(),
 
+            "take" => exhaustion::take(payload),
+            "stretch" => exhaustion::stretch(payload),
+            "recurse" => exhaustion::recurse(),
+            "spin_on" => exhaustion::spin_on(payload),
+            "big_file" => exhaustion::big_file(payload, false),
+            "sparse_file" => exhaustion::big_file(payload, true),
+
+            "block_signals" => endings::block_signals(),
+            "exit_and_hang" => endings::exit_and_hang(),
+            "exit_on_thread" => endings::exit_on_thread(),
+            "exit_thread" => endings::exit_thread(),
+            "exit_at_once" => endings::exit_at_once(),
+            "illegal_instruction" => endings::illegal_instruction(),
+            "raise" => endings::raise(payload),
+
             "facts" => facts::all(),
+            "fact" => facts::one(payload),
+            "argv" => facts::arguments(),
+            "environment" => facts::environment(),
             "descriptors" => facts::descriptors(),
             "host_name" => machine::host_name(),
             "sysinfo" => machine::sysinfo(),

@@ -491,6 +491,14 @@ pub(crate) fn connect_unix(held: &mut Held, payload: &[u8]) -> Attempt {
     Ok(held.hold(stream))
 }
 
+/// Connects to a Unix socket that has a name and no path.
+pub(crate) fn connect_abstract(held: &mut Held, payload: &[u8]) -> Attempt {
+    use std::os::linux::net::SocketAddrExt;
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(payload)?;
+    let stream = UnixStream::connect_addr(&address)?;
+    Ok(held.hold(stream))
+}
+
 /// Connects to a Unix socket, says so, receives a byte and whatever comes with it: how many descriptors that was.
 pub(crate) fn receive_descriptors(payload: &[u8]) -> Attempt {
     let mut stream = UnixStream::connect(text(payload)?)?;
