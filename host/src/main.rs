@@ -1,7 +1,8 @@
 //! The command-line host: loads a plugin confined, calls it, and shows what the kernel holds against it.
 //!
 //! Runs in the application's process; `sandbox-core` re-executes this same program as zygote and helper before `main`.
-//! Owns the exit codes. Never loads a plugin's library itself, and no environment variable weakens the sandbox.
+//! Owns the exit codes. Never loads a plugin's library itself, unless `prove` has started it to play a control, and no
+//! environment variable weakens the sandbox.
 
 mod cli;
 mod commands;

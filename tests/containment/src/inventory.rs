@@ -21,7 +21,7 @@ pub struct Inventory {
     pub threads: BTreeMap<String, usize>,
     /// Mounts in this process's sight.
     pub mounts: usize,
-    /// Folders in the cgroup trees that are in sight.
+    /// Folders of this host's in the cgroup trees that are in sight.
     pub cgroups: BTreeSet<String>,
 }
 

@@ -93,7 +93,12 @@ fn not_listed() -> Vec<Row> {
         ),
         unknown("asks which Landlock there is", libc::SYS_landlock_create_ruleset, "0 0 1", Works),
         unknown("adds to a Landlock ruleset", libc::SYS_landlock_add_rule, "-1 1 0 0", Reaches(&[EBADF])),
-        unknown("puts a Landlock ruleset on", libc::SYS_landlock_restrict_self, "-1 0", Reaches(&[EBADF])),
+        unknown(
+            "puts a Landlock ruleset on",
+            libc::SYS_landlock_restrict_self,
+            "-1 0",
+            Reaches(&[EBADF, libc::EPERM]),
+        ),
         unknown("hides memory from the kernel", libc::SYS_memfd_secret, "0", Works),
         unknown("makes semaphores", libc::SYS_semget, "1234567 1 0", Reaches(&[ENOENT])),
         unknown("makes a queue of messages", libc::SYS_msgget, "1234567 0", Reaches(&[ENOENT])),

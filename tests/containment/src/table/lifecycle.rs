@@ -87,7 +87,7 @@ fn in_a_call() -> Vec<Row> {
             Exited(0),
             Like(vec![call("exit", "0")], Box::new(Exits(0))),
         ),
-        hangs("stops itself", "kill_self", "19"),
+        hangs("stops itself", "raise", "19"),
         hangs("blocks every signal", "block_signals", ""),
     ]
 }
