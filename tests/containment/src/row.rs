@@ -130,6 +130,8 @@ pub enum Expected {
     Got(String),
     /// An answer that ends like this, and the plugin goes on.
     GotEnding(&'static str),
+    /// Anything but this, and something else than outside; and the plugin goes on.
+    GotNot(&'static str),
     /// Something else than outside, and the plugin goes on.
     GotOther,
     /// An error without a number, with this text in it, and the plugin goes on.
@@ -373,6 +375,7 @@ impl fmt::Display for Expected {
             Self::Errno(errno) => write!(f, "{:?}", nix::errno::Errno::from_raw(*errno)),
             Self::Got(text) => write!(f, "got {text:?}"),
             Self::GotEnding(text) => write!(f, "got something, and then {text:?}"),
+            Self::GotNot(text) => write!(f, "got anything but {text:?}"),
             Self::GotOther => f.write_str("told something else"),
             Self::Failed(text) => write!(f, "an error: {text}"),
             Self::Harmless => f.write_str("harmless"),

@@ -216,7 +216,7 @@ impl<'a> Stage<'a> {
         let control = outside.as_ref().map_or_else(ToString::to_string, |(text, _)| text.clone());
         let last = inside.last().map(|(_, inside)| inside);
         let told_the_same = last.is_some_and(|inside| inside.to_string() == control);
-        if row.expected == Expected::GotOther && told_the_same {
+        if matches!(row.expected, Expected::GotOther | Expected::GotNot(_)) && told_the_same {
             wrong.push(format!("told the same as outside: {control}"));
         }
         let unshown = match outside {
@@ -371,7 +371,8 @@ impl<'a> Stage<'a> {
             }
             _ => {}
         }
-        if let Some(permission) = row.told {
+        // What was not refused is not told of as a refusal.
+        if let Some(permission) = row.told.filter(|_| meets(row, &row.expected, inside)) {
             let told = wait_for(events, |kind| match kind {
                 EventKind::Access { permission: of, granted: false, .. } => (*of == permission).then_some(()),
                 _ => None,
@@ -530,6 +531,7 @@ fn meets(row: &Row, expected: &Expected, inside: &Inside) -> bool {
         (Expected::Errno(errno), Inside::Answered(answer)) => *answer == Answer::Errno(*errno),
         (Expected::Got(text), Inside::Answered(answer)) => *answer == Answer::Got(text.as_bytes().to_vec()),
         (Expected::GotEnding(text), Inside::Answered(Answer::Got(got))) => got.ends_with(text.as_bytes()),
+        (Expected::GotNot(text), Inside::Answered(Answer::Got(got))) => got != text.as_bytes(),
         (Expected::GotOther | Expected::Harmless, Inside::Answered(answer)) => answer.got_it(),
         (Expected::Failed(text), Inside::Answered(Answer::Failed(why)) | Inside::Failed(why)) => {
             why.contains(text)

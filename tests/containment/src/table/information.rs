@@ -5,7 +5,7 @@
 use sandbox_core::Layer;
 
 use crate::Control::{Reaches, Works};
-use crate::Expected::{Errno, Got, GotOther};
+use crate::Expected::{Errno, Got, GotNot, GotOther};
 use crate::row::{ALL_BUT_FILES, NOTHING, ONE_FOLDER};
 use crate::{Expected, HeldBy, Row};
 
@@ -51,12 +51,13 @@ pub(super) fn rows() -> Vec<Row> {
         .under(&[NOTHING])
         .held_by(FILTER),
         told("asks for the kernel's version", "fact", "version", GotOther).under(&[NOTHING]).held_by(FILTER),
-        told("asks who it is", "fact", "uid", GotOther).held_by(&[HeldBy::Layer(Layer::Ids)]),
-        told("asks which group it is in", "fact", "gid", GotOther).held_by(&[HeldBy::Layer(Layer::Ids)]),
-        told("asks for its number", "fact", "pid", GotOther).held_by(&[HeldBy::Layer(Layer::PidNamespace)]),
+        told("asks who it is", "fact", "uid", GotNot("0")).held_by(&[HeldBy::Layer(Layer::Ids)]),
+        told("asks which group it is in", "fact", "gid", GotNot("0")).held_by(&[HeldBy::Layer(Layer::Ids)]),
         Row::raw("asks who its parent is", libc::SYS_getppid, "", GotOther, Works)
-            .held_by(&[HeldBy::Layer(Layer::PidNamespace)]),
-        Row::new("asks how much memory the machine has", "sysinfo", "", GotOther, Works).under(&[NOTHING]),
+            .held_by(&[HeldBy::Host, HeldBy::Layer(Layer::PidNamespace)]),
+        Row::new("asks how much memory the machine has", "sysinfo", "", GotOther, Works)
+            .held_by(&[HeldBy::Broker])
+            .under(&[NOTHING]),
         missing("asks whether a file is there that is not", "stat", &[libc::ENOENT]),
         missing("opens a file that is not there", "open", &[libc::ENOENT]),
         missing("lists a folder that is not there", "read_dir", &[libc::ENOENT]),
