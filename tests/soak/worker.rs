@@ -905,7 +905,8 @@ fn ended(result: Result<(), PluginSandboxError>, operation: Operation) -> Result
             Ok(cause)
         }
         Err(error) => Err(failed("not an end")(error)),
-        Ok(()) => Err(wrong("it went well")),
+        // A zygote's end is what an unload asks for: who is taken along by it is unloaded, and no worse.
+        Ok(()) => Err(Wrong { lost: operation == Operation::Unload, ..wrong("it went well") }),
     }
 }
 
