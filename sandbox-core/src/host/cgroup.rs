@@ -9,12 +9,15 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::lock::lock;
 use super::usage::MemoryMeter;
 use crate::shared::policy::{Layer, ResourceLimits, Sabotage};
+use crate::shared::sys::signals;
 
 /// How every group of ours is called; the rest is the host's process id and a number.
 const PREFIX: &str = "plugin-sandbox-";
@@ -58,6 +61,7 @@ pub(crate) struct Groups {
     memory: Result<Home, String>,
     pids: Result<Home, String>,
     cpu: Result<Home, String>,
+    leftovers: Arc<Leftovers>,
 }
 
 /// One helper's groups. Removed when it is dropped, if not before; either must be after the helper's end.
@@ -71,6 +75,7 @@ pub(crate) struct Group {
     pids: Result<(), String>,
     cpu: Result<(), String>,
     removed: AtomicBool,
+    leftovers: Arc<Leftovers>,
 }
 
 /// What a zygote needs to have a helper in its groups from the start.
@@ -99,6 +104,7 @@ impl Groups {
             memory: home(Controller::Memory),
             pids: home(Controller::Pids),
             cpu: home(Controller::Cpu),
+            leftovers: Arc::default(),
         };
         for home in [&groups.memory, &groups.cpu].into_iter().flatten() {
             let (Home::Unified(folder) | Home::Legacy(folder)) = home;
@@ -133,6 +139,7 @@ impl Groups {
             cpu: self.cpu.as_ref().map(drop).map_err(Clone::clone),
             unified: None,
             removed: AtomicBool::new(false),
+            leftovers: Arc::clone(&self.leftovers),
         };
         match unified {
             Some(Ok(folder)) => group.unified = Some(folder),
@@ -357,34 +364,106 @@ impl Group {
         events.lines().any(|line| line.strip_prefix("oom_kill ").is_some_and(|count| count.trim() != "0"))
     }
 
-    /// Removes them, their helper having ended.
+    /// Removes them, their helper having ended. Who ends plugins does this, and does not wait for what a plugin may hold up: a
+    /// member that does not end.
     pub(crate) fn remove(&self) {
         if self.removed.swap(true, Ordering::AcqRel) {
             return;
         }
         for folder in self.unified.iter().chain(&self.legacy_memory).chain(&self.legacy_cpu) {
-            if let Err(error) = remove_empty(folder) {
-                tracing::warn!(%error, "a helper's cgroup stays behind; the next host here removes it");
+            match remove_empty(folder) {
+                Err(error) if is_busy(&error) => self.leftovers.add(folder.clone()),
+                other => told(other),
             }
         }
     }
 }
 
-/// How long a group may still have members that have been killed, and in which steps it is looked.
-const EMPTIED_WITHIN: Duration = Duration::from_secs(2);
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// How long a group may still have members that have been killed, at once and afterwards, and in which steps it is looked:
+/// /sys/fs/cgroup has no event for it in version 1.
+const AT_ONCE: Duration = Duration::from_millis(5);
+const LOOK_AT_ONCE: Duration = Duration::from_millis(1);
+const EMPTIED_WITHIN: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How long the last of a host waits for the groups that are left.
+const AT_THE_END: Duration = Duration::from_secs(2);
 
 /// Removes a group whose members have ended, or are about to: where the zygote itself was killed, or a helper could not be taken
 /// over, nobody has seen them end.
 fn remove_empty(folder: &Path) -> io::Result<()> {
-    let deadline = Instant::now() + EMPTIED_WITHIN;
+    let deadline = Instant::now() + AT_ONCE;
     loop {
         match fs::remove_dir(folder) {
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
-                std::thread::sleep(LOOK_AGAIN); // /sys/fs/cgroup has no event for it in version 1
-            }
+            Err(error) if is_busy(&error) && Instant::now() < deadline => std::thread::sleep(LOOK_AT_ONCE),
             other => return other,
         }
+    }
+}
+
+fn is_busy(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EBUSY)
+}
+
+fn told(removed: io::Result<()>) {
+    if let Err(error) = removed {
+        tracing::warn!(%error, "a helper's cgroup stays behind; the next host here removes it");
+    }
+}
+
+/// Groups that still had members when their helper had ended. A thread of their own tries again, for as long as there are any.
+#[derive(Debug, Default)]
+struct Leftovers {
+    list: Mutex<Left>,
+    none_left: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Left {
+    /// Each with when it is given up.
+    folders: Vec<(PathBuf, Instant)>,
+    has_thread: bool,
+}
+
+impl Leftovers {
+    fn add(self: &Arc<Self>, folder: PathBuf) {
+        let mut left = lock(&self.list);
+        left.folders.push((folder, Instant::now() + EMPTIED_WITHIN));
+        if !left.has_thread {
+            let leftovers = Arc::clone(self);
+            let thread = std::thread::Builder::new().name("plugin-cgroups".to_owned());
+            // Where there is none the next that is left tries again.
+            left.has_thread = thread.spawn(move || leftovers.remove()).is_ok();
+        }
+    }
+
+    fn remove(&self) {
+        signals::block_all();
+        loop {
+            std::thread::sleep(LOOK_AGAIN);
+            let mut left = lock(&self.list);
+            left.folders.retain(|(folder, deadline)| match fs::remove_dir(folder) {
+                Err(error) if is_busy(&error) && Instant::now() < *deadline => true,
+                other => {
+                    told(other);
+                    false
+                }
+            });
+            if left.folders.is_empty() {
+                left.has_thread = false;
+                self.none_left.notify_all();
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        let left = lock(&self.leftovers.list);
+        let is_at_work = |left: &mut Left| left.has_thread;
+        let waited = self.leftovers.none_left.wait_timeout_while(left, AT_THE_END, is_at_work);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -492,5 +571,46 @@ fn sweep(folder: &Path) {
         if host.is_some_and(|host| !Path::new(&format!("/proc/{host}")).exists()) {
             let _ = fs::remove_dir(entry.path());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    /// Ends with the test, however that ends.
+    struct Member(Child);
+
+    impl Drop for Member {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn a_group_with_a_member_that_lives_on_is_not_waited_for_and_goes_with_it() {
+        let groups = Groups::find();
+        let group = groups.make(&ResourceLimits::default(), &Sabotage::default());
+        let Some(folder) = group.unified.clone().or_else(|| group.legacy_memory.clone()) else {
+            println!("no group can be made here: nothing is proven");
+            return;
+        };
+        let member = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let member = Member(member);
+        fs::write(folder.join("cgroup.procs"), member.0.id().to_string()).unwrap();
+        group.remove();
+        assert!(folder.exists(), "it has a member");
+        // Which outlives whatever whoever ends plugins could wait for.
+        drop(groups);
+        assert!(folder.exists(), "it has a member");
+        drop(member);
+        let deadline = Instant::now() + EMPTIED_WITHIN;
+        while folder.exists() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        assert!(!folder.exists(), "{}", folder.display());
     }
 }
