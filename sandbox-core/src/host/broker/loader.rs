@@ -72,8 +72,8 @@ pub(crate) struct Behind {
     pub(crate) name: String,
     /// The bytes that were loaded, or all of the file.
     pub(crate) file: Option<File>,
-    /// What they were copied from, or whatever is in its place by now.
-    pub(crate) origin: Option<File>,
+    /// Where they were copied from: whatever is there by now.
+    pub(crate) origin: Option<PathBuf>,
     /// Whether it is one of the C library's own.
     pub(crate) systems: bool,
 }
@@ -97,18 +97,13 @@ impl Served {
         Some(open_again(&file, OFlags::RDONLY | OFlags::CLOEXEC))
     }
 
-    /// What was served as `path`, to be read: for a stack with names.
-    pub(crate) fn behind(&self, path: &[u8]) -> Option<Behind> {
+    /// What was served as `path`, to be read: for a stack with names. The path is the plugin's word: beside what was served only
+    /// those of the system's files are looked for that `is_loaded`, which is asked for their names.
+    pub(crate) fn behind(&self, path: &[u8], is_loaded: impl FnOnce(&OsStr) -> bool) -> Option<Behind> {
         let path = Path::new(OsStr::from_bytes(path));
         let open = |fd: &OwnedFd| open_again(fd, OFlags::RDONLY | OFlags::CLOEXEC).ok().map(File::from);
-        // Whoever may write there may have put anything in its place by now.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let origin = |path: &Path| {
-            let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
-            file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file)
-        };
         if let Some(Plugin { library, .. }) = self.plugin.as_ref().filter(|plugin| plugin.place == path) {
-            let (file, origin) = (open(&library.fd), origin(&library.path));
+            let (file, origin) = (open(&library.fd), Some(library.path.clone()));
             let name = escape(library.file_name().as_bytes());
             return Some(Behind { name, file, origin, systems: false });
         }
@@ -118,12 +113,12 @@ impl Served {
         };
         let Some(module) = module else {
             // What the helper's own program was started with, before there was a broker: of the system's, by its name.
-            let name = path.file_name()?;
-            let file = system_folders().folders().iter().find_map(|folder| origin(&folder.join(name)))?;
+            let name = path.file_name().filter(|name| is_loaded(name))?;
+            let file = system_folders().folders().iter().find_map(|folder| open_file(&folder.join(name)))?;
             let name = escape(name.as_bytes());
             return Some(Behind { name, file: Some(file), origin: None, systems: true });
         };
-        let origin = if module.sealed { origin(&module.path) } else { None };
+        let origin = module.sealed.then(|| module.path.clone());
         let (name, file) = (escape(module.soname.as_bytes()), open(&module.fd));
         Some(Behind { name, file, origin, systems: module.base })
     }
@@ -165,6 +160,13 @@ impl Served {
             std::mem::replace(&mut *self.modules.write().unwrap_or_else(PoisonError::into_inner), modules);
         drop(before); // closes files
     }
+}
+
+/// The ordinary file at `path`. Whoever may write there may have put anything in its place.
+pub(crate) fn open_file(path: &Path) -> Option<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
+    file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file)
 }
 
 fn is_system(folder: &Path) -> bool {

@@ -35,7 +35,7 @@ use std::sync::Arc;
 pub(crate) use files::{Folders, Scratch};
 pub(crate) use handles::Handles;
 pub(crate) use ledger::Access;
-pub(crate) use loader::Served;
+pub(crate) use loader::{Served, open_file};
 pub(crate) use memory::{read_bytes, read_path};
 pub(crate) use network::{Network, Relays, is_resolver_file};
 pub(crate) use revoke::{HeldFiles, take_back};

@@ -22,7 +22,6 @@ type Symbol = elf::Sym64<NativeEndian>;
 const NE: NativeEndian = NativeEndian;
 const MOST_SEGMENTS: usize = 128;
 const MOST_SECTIONS: usize = 0xff00;
-const MOST_TABLE_BYTES: u64 = 64 << 20;
 const MOST_SYMBOL_BYTES: u64 = 64 << 20;
 const MOST_COMPARED_BYTES: u64 = 256 << 20;
 const MOST_NAME_BYTES: usize = 1 << 10;
@@ -88,16 +87,17 @@ impl Image {
         self.segments.iter().any(|segment| segment.has(address))
     }
 
-    /// How to unwind in it.
-    pub(super) fn tables(&self) -> Option<Tables> {
+    /// How to unwind in it, if that takes no more than so many bytes.
+    pub(super) fn tables(&self, most: u64) -> Option<Tables> {
         let index = self.index.as_ref()?;
-        let bytes = read(&self.file, index.offset, index.file_bytes, MOST_TABLE_BYTES)?;
+        let bytes = read(&self.file, index.offset, index.file_bytes, most)?;
         let rules_at = Tables::rules_address(&bytes, index.address)?;
         let segment = self.segments.iter().find(|segment| segment.has(rules_at))?;
         // How long they are nothing says: to the end of what is mapped with them.
         let into = rules_at.checked_sub(segment.address)?;
         let left = segment.file_bytes.checked_sub(into)?;
-        let rules = read(&self.file, segment.offset.checked_add(into)?, left, MOST_TABLE_BYTES)?;
+        let most = most.checked_sub(index.file_bytes)?;
+        let rules = read(&self.file, segment.offset.checked_add(into)?, left, most)?;
         Some(Tables { index: bytes, index_at: index.address, rules, rules_at })
     }
 
@@ -236,7 +236,7 @@ mod tests {
         let functions = image.functions(&[here - base]);
         let (name, into) = functions[0].clone().expect("it has symbols");
         assert!(name.ends_with("image::demangled") && into == 0, "{name}+{into}");
-        assert!(image.has(here - base) && image.tables().is_some());
+        assert!(image.has(here - base) && image.tables(u64::MAX).is_some() && image.tables(16).is_none());
     }
 
     #[test]
@@ -258,14 +258,14 @@ mod tests {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&bytes).unwrap();
             if let Some(image) = Image::of(file) {
-                let _ = (image.tables(), image.functions(&[0, 1, u64::MAX]), image.has(u64::MAX));
+                let _ = (image.tables(u64::MAX), image.functions(&[0, 1, u64::MAX]), image.has(u64::MAX));
             }
         }
         for len in [0, 1, 63, 64, 100, 4096] {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&program[..len]).unwrap();
             if let Some(image) = Image::of(file) {
-                assert!(image.tables().is_none() && image.functions(&[0]) == [None]);
+                assert!(image.tables(u64::MAX).is_none() && image.functions(&[0]) == [None]);
             }
         }
     }

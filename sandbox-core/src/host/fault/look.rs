@@ -3,22 +3,30 @@
 //! Runs in the host. Owns the bounds on frames, modules and time. Every address is the plugin's; what is there may be anything,
 //! may be missing, and may change while it is read.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, LazyCell, OnceCell};
+use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::image::Image;
 use super::registers::{CONTEXT_BYTES, Registers, half, word};
 use super::unwind::Tables;
-use crate::host::broker::{Served, read_bytes, read_path};
+use crate::host::broker::{Served, open_file, read_bytes, read_path};
 use crate::host::end::{FaultReport, StackFrame};
 use crate::host::events::escape;
+use crate::host::library::BASE_MODULES;
 use crate::host::procfs::HostPid;
 
 const MOST_FRAMES: usize = 64;
 const MOST_MODULES: usize = 256;
-/// How many files are read for their unwinding tables.
-const MOST_TABLES: usize = 16;
+/// How many bytes of unwinding tables are read, of all files together.
+const MOST_TABLE_BYTES: u64 = 128 << 20;
+/// How much of the list of what is mapped is read.
+const MOST_MAPS_BYTES: u64 = 8 << 20;
 /// The thread stands still so long at most, but for a disk that does not answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -48,7 +56,8 @@ pub(crate) fn look(pid: HostPid, memory: &File, served: &Served, place: &Place) 
     let context = read_bytes(memory, place.context, CONTEXT_BYTES).ok();
     let (stack, incomplete) = match context.as_deref().and_then(Registers::of) {
         Some(registers) => {
-            let walk = Walk { memory, modules: modules(pid, memory, served, place.loaded) };
+            let modules = modules(pid, memory, served, place.loaded);
+            let walk = Walk { memory, modules, table_bytes_left: Cell::new(MOST_TABLE_BYTES) };
             walk.stack(registers, Instant::now() + PATIENCE)
         }
         None => (Vec::new(), Some("its registers cannot be read")),
@@ -96,7 +105,7 @@ struct Module {
     kind: Kind,
     image: Option<Image>,
     /// Where its file came from, for names.
-    origin: Option<Image>,
+    origin: Option<PathBuf>,
     tables: OnceCell<Option<Tables>>,
 }
 
@@ -119,39 +128,67 @@ fn modules(pid: HostPid, memory: &File, served: &Served, loaded: u64) -> Vec<Mod
     const MAP_AT: u64 = 8;
     const MAP_BYTES: usize = 32;
     let mut modules = Vec::new();
+    let mut known = HashSet::new();
+    let mapped = LazyCell::new(|| mapped(pid));
+    let is_loaded = |name: &OsStr| {
+        name.to_str().is_some_and(|name| BASE_MODULES.contains(&name)) || mapped.contains(name.as_bytes())
+    };
     let first = loaded.checked_add(MAP_AT).filter(|_| loaded != 0);
     let mut next = first.and_then(|at| read_bytes(memory, at, 8).ok()).and_then(|bytes| word(&bytes, 0));
-    while let Some(at) = next.filter(|at| *at != 0 && modules.len() < MOST_MODULES) {
+    for _ in 0..MOST_MODULES {
+        let Some(at) = next.filter(|at| *at != 0) else { break };
         let Ok(map) = read_bytes(memory, at, MAP_BYTES) else { break };
         let (Some(base), Some(name)) = (word(&map, 0), word(&map, 8)) else { break };
         next = word(&map, 24);
         let path = read_path(memory, name).unwrap_or_default();
-        modules.push(module(pid, served, base, &path, modules.is_empty()));
+        // A loader has one of each. A list that names one again and again would have the host open it as often.
+        if known.insert(last_part(&path).to_owned()) {
+            modules.push(module(pid, (served, &is_loaded), base, &path, modules.is_empty()));
+        }
     }
     modules
 }
 
-fn module(pid: HostPid, served: &Served, base: u64, path: &[u8], is_first: bool) -> Module {
+fn last_part(path: &[u8]) -> &[u8] {
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or_default()
+}
+
+/// The names of the files that are mapped; none where the host may not look into its helper.
+fn mapped(pid: HostPid) -> HashSet<Vec<u8>> {
+    let mut text = Vec::new();
+    if let Ok(maps) = File::open(format!("/proc/{}/maps", pid.0)) {
+        let _ = maps.take(MOST_MAPS_BYTES).read_to_end(&mut text);
+    }
+    let lines = text.split(|byte| *byte == b'\n').filter(|line| line.contains(&b'/'));
+    lines.map(|line| last_part(line).to_owned()).collect()
+}
+
+fn module(
+    pid: HostPid,
+    (served, is_loaded): (&Served, &dyn Fn(&OsStr) -> bool),
+    base: u64,
+    path: &[u8],
+    is_first: bool,
+) -> Module {
     let (kind, name, file, origin) = if is_first && path.is_empty() {
         // Not where the host may not look into its helper.
         let file = File::open(format!("/proc/{}/exe", pid.0)).ok();
         (Kind::Helper, "plugin-helper".to_owned(), file, None)
     } else {
-        let found = served.behind(path);
+        let found = served.behind(path, is_loaded);
         let name = found.as_ref().map(|found| found.name.clone());
-        let last = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
         let kind = found.as_ref().filter(|found| !found.systems).map_or(Kind::Systems, |_| Kind::Plugins);
         let (file, origin) = found.map_or((None, None), |found| (found.file, found.origin));
-        (kind, name.unwrap_or_else(|| escape(last)), file, origin)
+        (kind, name.unwrap_or_else(|| escape(last_part(path))), file, origin)
     };
     let image = file.and_then(Image::of);
-    let origin = origin.and_then(Image::of);
     Module { base, name, kind, image, origin, tables: OnceCell::new() }
 }
 
 struct Walk<'a> {
     memory: &'a File,
     modules: Vec<Module>,
+    table_bytes_left: Cell<u64>,
 }
 
 impl Walk<'_> {
@@ -194,8 +231,10 @@ impl Walk<'_> {
 
     fn caller(&self, module: &Module, at: u64, registers: &Registers) -> Result<Registers, &'static str> {
         let read = |module: &Module| {
-            let read = self.modules.iter().filter(|module| module.tables.get().is_some()).count();
-            module.image.as_ref().filter(|_| read < MOST_TABLES)?.tables()
+            let left = self.table_bytes_left.get();
+            let tables = module.image.as_ref()?.tables(left)?;
+            self.table_bytes_left.set(left.saturating_sub(tables.bytes()));
+            Some(tables)
         };
         let tables = module.tables.get_or_init(|| read(module)).as_ref();
         let tables = tables.ok_or("its file does not say how to go on")?;
@@ -244,7 +283,8 @@ impl Walk<'_> {
                 frames.iter().enumerate().filter(is_here).map(place).collect();
             places.sort_unstable();
             let (Some(image), false) = (&module.image, places.is_empty()) else { continue };
-            let original = module.origin.as_ref().filter(|origin| image.has_the_bytes_of(origin));
+            let origin = module.origin.as_deref().and_then(open_file).and_then(Image::of);
+            let original = origin.as_ref().filter(|origin| image.has_the_bytes_of(origin));
             let addresses: Vec<u64> = places.iter().map(|(address, _)| *address).collect();
             let functions = original.unwrap_or(image).functions(&addresses);
             for ((_, number), function) in places.iter().zip(functions) {
@@ -261,4 +301,65 @@ impl Walk<'_> {
 /// Stacks grow down: a caller's frame is above.
 fn is_above(caller: &Registers, callee: &Registers) -> bool {
     caller.stack().zip(callee.stack()).is_some_and(|(caller, callee)| caller > callee)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::host::load::system_folders;
+
+    /// A memory in which the loader's list is what `paths` says, and where its `r_debug` is.
+    fn memory_that_lists(paths: &[String]) -> (File, u64) {
+        const MAPS_AT: u64 = 0x100;
+        const NAMES_AT: u64 = 0x10000;
+        let mut bytes = vec![0; 0x100];
+        bytes[0x18..0x20].copy_from_slice(&MAPS_AT.to_ne_bytes());
+        let map_at = |number: usize| MAPS_AT + 0x20 * number as u64;
+        let mut names = Vec::new();
+        for (number, path) in paths.iter().enumerate() {
+            let base = 0x1000_0000 * (number as u64 + 1);
+            for word in [base, NAMES_AT + names.len() as u64, 0, map_at((number + 1) % paths.len())] {
+                bytes.extend(word.to_ne_bytes());
+            }
+            names.extend(path.bytes().chain([0]));
+        }
+        bytes.resize(NAMES_AT as usize, 0);
+        bytes.extend(names);
+        bytes.extend([0; 8192]);
+        let mut memory = tempfile::tempfile().unwrap();
+        memory.write_all(&bytes).unwrap();
+        (memory, 0x10)
+    }
+
+    fn listed(paths: &[String]) -> Vec<Module> {
+        let (memory, at) = memory_that_lists(paths);
+        let own = HostPid(std::process::id().cast_signed());
+        modules(own, &memory, &Served::default(), at)
+    }
+
+    #[test]
+    fn a_list_that_names_a_file_again_and_again_has_it_opened_once() {
+        let paths: Vec<String> = (0..300).map(|number| format!("/{number}/libc.so.6")).collect();
+        let opened = listed(&paths).iter().filter(|module| module.image.is_some()).count();
+        assert_eq!(opened, 1);
+    }
+
+    #[test]
+    fn what_is_not_loaded_is_not_opened_for_being_named() {
+        let mapped = mapped(HostPid(std::process::id().cast_signed()));
+        assert!(mapped.contains(b"libc.so.6".as_slice()));
+        let files = system_folders().folders().iter().filter_map(|folder| folder.read_dir().ok()).flatten();
+        let is_image = |path: &PathBuf| open_file(path).and_then(Image::of).is_some();
+        let other = files
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.file_name().is_some_and(|name| !mapped.contains(name.as_bytes())))
+            .filter(|path| !BASE_MODULES.iter().any(|base| path.ends_with(base)))
+            .find(is_image)
+            .expect("a system has a library that this test does not need");
+        let modules = listed(&["/libc.so.6".to_owned(), other.to_str().unwrap().to_owned()]);
+        let opened: Vec<_> = modules.iter().map(|module| module.image.is_some()).collect();
+        assert_eq!(opened, [true, false], "{}", other.display());
+    }
 }

@@ -25,6 +25,11 @@ pub(super) struct Tables {
 type Bytes<'a> = EndianSlice<'a, NativeEndian>;
 
 impl Tables {
+    /// How much of the host's memory they take.
+    pub(super) fn bytes(&self) -> u64 {
+        (self.index.len() as u64).saturating_add(self.rules.len() as u64)
+    }
+
     /// Where the rules begin, by the index, which the file has at `at`.
     pub(super) fn rules_address(index: &[u8], at: u64) -> Option<u64> {
         let bases = BaseAddresses::default().set_eh_frame_hdr(at);

@@ -13,6 +13,7 @@ pub(crate) mod fuzzing;
 mod seal;
 mod search;
 
+pub(crate) use closure::BASE_MODULES;
 pub use closure::{
     ExplainedModule, Limits, Module, check_name, closure, explain, extra_modules, with_module,
 };
