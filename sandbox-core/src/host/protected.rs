@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
+use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
@@ -44,7 +45,8 @@ fn look(look: impl FnOnce(&Protected) -> bool) -> bool {
 }
 
 fn identity(path: &Path) -> Option<Identity> {
-    path.metadata().ok().filter(|of| of.is_file()).map(|of| (of.dev(), of.ino()))
+    let is_one = |of: &Metadata| of.is_file() || of.file_type().is_socket();
+    path.metadata().ok().filter(is_one).map(|of| (of.dev(), of.ino()))
 }
 
 /// Where `path` really is, also if it is not there yet.
@@ -153,6 +155,19 @@ mod tests {
             assert!(!closed(&at(name), true), "{name}");
         }
         assert!(is_below(&at("")) && !is_below(&at("other")));
+    }
+
+    #[test]
+    fn a_socket_of_the_hosts_is_closed_under_another_name_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().canonicalize().unwrap().join(name);
+        let _listener = std::os::unix::net::UnixListener::bind(at("monitor")).unwrap();
+        std::fs::hard_link(at("monitor"), at("alias")).unwrap();
+        let _other = std::os::unix::net::UnixListener::bind(at("other")).unwrap();
+        protect(&at("monitor"));
+        for (name, is_closed) in [("monitor", true), ("alias", true), ("other", false)] {
+            assert_eq!(closed(&at(name), true), is_closed, "{name}");
+        }
     }
 
     #[test]

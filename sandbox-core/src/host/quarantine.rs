@@ -182,7 +182,8 @@ impl QuarantineStore {
     /// [`QuarantineError`] if the file cannot be used; see there.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, QuarantineError> {
         let file = StoreFile::open(path.as_ref())?;
-        protected::protect(&file.path);
+        file.check_folder()?;
+        file.protect();
         let store = Self { inner: Arc::new(Inner { file: Some(file), book: Mutex::default() }) };
         store.list()?;
         Ok(store)
@@ -339,6 +340,28 @@ impl StoreFile {
         Ok(Self { folder, path: parent.join(&name), name })
     }
 
+    /// Whoever may write there could take the file away, and with it what is known, or make the lock one that is never free.
+    fn check_folder(&self) -> Result<(), QuarantineError> {
+        let about = rustix::fs::fstat(&self.folder).map_err(io::Error::from);
+        let about = about.map_err(self.failed("looking at its folder"))?;
+        let user = rustix::process::geteuid().as_raw();
+        // A user's own group, where each has one, has nobody else in it: there even a home is open to it.
+        let by_group = about.st_mode & 0o020 != 0 && about.st_gid != rustix::process::getegid().as_raw();
+        let why = if about.st_uid != user && about.st_uid != 0 {
+            "its folder belongs to another user"
+        } else if by_group || about.st_mode & 0o002 != 0 {
+            "others may write to its folder, and could take it away: have it in one of your own"
+        } else {
+            return Ok(());
+        };
+        Err(self.unusable(why))
+    }
+
+    /// No grant reaches it, under whichever name: each that is put in its place is another file.
+    fn protect(&self) {
+        protected::protect(&self.path);
+    }
+
     fn failed(&self, what: &'static str) -> impl FnOnce(io::Error) -> QuarantineError {
         let path = self.path.clone();
         move |source| QuarantineError::Io { path, what, source }
@@ -447,6 +470,7 @@ impl StoreFile {
             rustix::fs::fsync(&self.folder)?;
             io::Result::Ok(())
         })();
+        self.protect();
         written.map_err(self.failed("replacing it"))
     }
 }
@@ -468,6 +492,41 @@ mod tests {
 
     fn record(store: &QuarantineStore, n: u32, second: u64) -> Option<QuarantineRecord> {
         store.record(digest(n), Path::new("/p.so"), crash(second), 3, Duration::from_secs(60))
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_to_holds_no_store() {
+        let set = |folder: &Path, mode| {
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        for mode in [0o777, 0o1777, 0o702] {
+            let folder = tempfile::tempdir().unwrap();
+            set(folder.path(), mode);
+            let error = QuarantineStore::open(folder.path().join("q")).unwrap_err().to_string();
+            assert!(error.contains("others may write to its folder"), "{mode:o}: {error}");
+        }
+        for mode in [0o700, 0o755, 0o775] {
+            let folder = tempfile::tempdir().unwrap();
+            let own = rustix::process::getegid();
+            rustix::fs::chown(folder.path(), None, Some(own)).unwrap();
+            set(folder.path(), mode);
+            QuarantineStore::open(folder.path().join("q"))
+                .unwrap_or_else(|error| panic!("{mode:o}: {error}"));
+        }
+    }
+
+    #[test]
+    fn the_file_is_closed_to_plugins_under_another_name_too_also_once_it_was_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, alias) = (folder.path().join("q"), folder.path().join("alias"));
+        let store = QuarantineStore::open(&path).unwrap();
+        for second in 1..3 {
+            record(&store, 1, second);
+            let _ = std::fs::remove_file(&alias);
+            std::fs::hard_link(&path, &alias).unwrap();
+            let stat = rustix::fs::stat(&alias).unwrap();
+            assert!(protected::closes(&alias, Some(&stat), false), "{second}");
+        }
     }
 
     #[test]
