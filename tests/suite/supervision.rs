@@ -258,6 +258,41 @@ fn held_up_in_its_restart() -> (PluginSandbox, Sender<()>) {
 }
 
 #[test]
+fn plugins_that_crash_in_a_service_keep_no_other_from_its_restart() {
+    let held: Vec<_> = (0..6)
+        .map(|_| {
+            let ((entered, has_entered), (release, released)) = (channel(), channel::<()>());
+            let released = Mutex::new(released);
+            let app = App::new().service("gate", move |_| {
+                let _ = entered.send(());
+                let _ = released.lock().map(|released| released.recv());
+                Ok(Vec::new())
+            });
+            let restart = RestartPolicy::on_crash().backoff(soon()).never_quarantine();
+            let plugin = active("probe", policy(restart), library("probe"), app);
+            let under_way = {
+                let plugin = plugin.clone();
+                thread::spawn(move || plugin.call("service", b"gate\n"))
+            };
+            has_entered.recv_timeout(PATIENCE).expect("the call calls");
+            let helper = plugin.process_id().expect("it lives");
+            kill(Pid::from_raw(helper.cast_signed()), Signal::SIGKILL).expect("a process of this test's");
+            until("its end", || (plugin.state() == PluginState::Restarting).then_some(()));
+            (plugin, under_way, release)
+        })
+        .collect();
+    let other = life(RestartPolicy::on_crash().backoff(soon()), App::new());
+    other.call("now", b"abort").expect_err("it aborts");
+    until("the other's restart", || (other.state() == PluginState::Active).then_some(()));
+    for (plugin, under_way, release) in held {
+        assert_eq!(plugin.state(), PluginState::Restarting, "its call is not over");
+        drop(release);
+        under_way.join().expect("it is told").expect_err("it has crashed");
+        until("its restart", || (plugin.state() == PluginState::Active).then_some(()));
+    }
+}
+
+#[test]
 fn an_unload_wins_over_a_restart_at_any_moment() {
     let waits = probe_with(policy(RestartPolicy::on_crash().backoff(late())));
     waits.refused("abort", "");

@@ -44,6 +44,9 @@ use crate::shared::wire::control::{Bytes, Fault, FaultKind, ToHelper};
 /// The longest name of a method.
 const MAX_METHOD_BYTES: usize = 4096;
 
+/// How often it is looked whether a plugin that is to be restarted has its turn free.
+const TURN_INTERVAL: Duration = Duration::from_millis(20);
+
 /// A plugin as the manager, or a sandbox that stands alone, knows it.
 pub(crate) struct Entry {
     subject: Arc<Subject>,
@@ -680,7 +683,7 @@ impl Entry {
         }
     }
 
-    /// What is to be done about a plugin that has ended. Waits for the disk, for its turn, and for the plugin.
+    /// What is to be done about a plugin that has ended. Waits for the disk, and for the plugin.
     pub(crate) fn look_after(self: &Arc<Self>) {
         self.write_down_crashes();
         match self.subject.restart_due(false) {
@@ -698,7 +701,10 @@ impl Entry {
     /// Loads it again, and activates it if it was active. Gives way to whatever the host wants of it.
     fn restart(self: &Arc<Self>) {
         let Ok(_admitted) = self.admit(Operation::Load) else { return };
-        let Ok(_turn) = self.turn(Operation::Load) else { return };
+        // A plugin that has crashed while a service runs for it must not keep the others from being restarted meanwhile.
+        let Some(_turn) = self.free_turn(Operation::Load) else {
+            return supervise::look_at(&Arc::downgrade(self), Instant::now() + TURN_INTERVAL);
+        };
         if let Some(instance) = self.instance() {
             instance.wait_end(); // whoever ended it may still be at it
         }

@@ -113,7 +113,7 @@ struct Book {
 ///
 /// The file is JSON of mode 600, replaced as a whole, so that no host ever reads half of one. Any number of hosts may use the
 /// same; `FILE.lock` beside it keeps them apart. No permission reaches either for a plugin of this process. A file that is
-/// broken, or that others may write to, is an error, and nothing is loaded under it. A crash that cannot be written down, such
+/// broken, or that others may write to or take away, is an error, and nothing is loaded under it. A crash that cannot be written down, such
 /// as on a full disk, counts in this process.
 ///
 /// ```
