@@ -685,7 +685,7 @@ impl Worker {
                 self.in_state(&sandbox, PluginState::Unloaded)?;
                 Ok(Good::Right)
             }
-            Ok(()) => Err(wrong("it went well")),
+            Ok(()) => Err(unloaded_all_the_same()),
             Err(PluginSandboxError::Ended { cause, operation: Operation::Unload, .. }) => {
                 let name = misdeed.cause(&cause, Operation::Unload);
                 let name = name.ok_or_else(|| wrong(format!("{misdeed:?}: {cause}")))?;
@@ -897,6 +897,11 @@ fn wrong_state(
     }
 }
 
+/// An unload that was to fail went well. A zygote's end is what an unload asks for: who is taken along by it is unloaded.
+fn unloaded_all_the_same() -> Wrong {
+    Wrong { lost: true, ..wrong("its unload went well") }
+}
+
 /// The cause for which an operation did not come to its end.
 fn ended(result: Result<(), PluginSandboxError>, operation: Operation) -> Result<Cause, Wrong> {
     match result {
@@ -905,8 +910,8 @@ fn ended(result: Result<(), PluginSandboxError>, operation: Operation) -> Result
             Ok(cause)
         }
         Err(error) => Err(failed("not an end")(error)),
-        // A zygote's end is what an unload asks for: who is taken along by it is unloaded, and no worse.
-        Ok(()) => Err(Wrong { lost: operation == Operation::Unload, ..wrong("it went well") }),
+        Ok(()) if operation == Operation::Unload => Err(unloaded_all_the_same()),
+        Ok(()) => Err(wrong("it went well")),
     }
 }
 
