@@ -16,15 +16,17 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_plugin-host");
 const LAKE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../example-plugins/image-thumbnail/assets/lake.jpg");
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 
+/// The plugins that are run, and those that `prove` tries.
+const PACKAGES: [&str; 6] =
+    ["hello", "image-thumbnail", "probe", "probe-constructor", "probe-life", "probe-modules"];
+
 /// An example plugin beside the program, built once if nobody did yet.
 fn plugin(file: &str) -> PathBuf {
     static BUILD: Once = Once::new();
     let folder = Path::new(PROGRAM).parent().expect("the profile's folder");
     BUILD.call_once(|| {
-        if ["libhello.so", "libimage_thumbnail.so", "libprobe.so"]
-            .iter()
-            .all(|name| folder.join(name).exists())
-        {
+        let library = |package: &str| folder.join(format!("lib{}.so", package.replace('-', "_")));
+        if PACKAGES.iter().all(|package| library(package).exists()) {
             return;
         }
         let profile = match folder.file_name().and_then(OsStr::to_str) {
@@ -32,18 +34,8 @@ fn plugin(file: &str) -> PathBuf {
             Some(name) => name,
         };
         let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .args([
-                "build",
-                "--quiet",
-                "-p",
-                "hello",
-                "-p",
-                "image-thumbnail",
-                "-p",
-                "probe",
-                "--profile",
-                profile,
-            ])
+            .args(["build", "--quiet", "--profile", profile])
+            .args(PACKAGES.iter().flat_map(|package| ["-p", package]))
             .arg("--manifest-path")
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
             .arg("--target-dir")
@@ -720,4 +712,100 @@ fn a_signal_ends_top_and_leaves_the_terminal_as_it_was() {
     assert!(screen.contains("ended with 143"), "{screen}");
     let behind = screen.split("ended with").nth(1).expect("it was printed");
     assert!(behind.contains(" icanon") && behind.contains(" echo "), "{behind}");
+}
+
+/// `prove` with the probes in place.
+fn prove(args: &[&str]) -> Output {
+    probe();
+    program(&[&["prove"], args].concat())
+}
+
+#[test]
+fn rows_that_hold_are_shown_with_their_controls_and_are_exit_code_0() {
+    let output = prove(&["--group", "information", "--row", "its environment", "--row", "its variables"]);
+    exits(&output, 0);
+    let text = stdout(&output);
+    for line in ["reads its environment", "counts its variables", "2 of 2 held, 0 not held, 0 not shown"] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    assert_eq!(stderr(&output), "", "no progress outside of a terminal");
+}
+
+#[test]
+fn with_json_a_row_tells_what_was_tried_what_came_of_it_and_what_the_control_did() {
+    let output = prove(&["--json", "--group", "information", "--row", "counts its variables"]);
+    exits(&output, 0);
+    let proof = object(&output);
+    assert_eq!((&proof["held"], &proof["not_held"], &proof["not_shown"]), (&1.into(), &0.into(), &0.into()));
+    assert_eq!(proof["left_behind"], serde_json::json!([]));
+    assert!(proof["layers"].as_array().is_some_and(|layers| !layers.is_empty()));
+    let rows = proof["rows"].as_array().expect("rows");
+    let [row] = rows.as_slice() else { panic!("one row: {rows:?}") };
+    assert_eq!((&row["group"], &row["verdict"]), (&"information".into(), &"held".into()));
+    let inside = row["inside"].as_array().expect("one outcome for each set of grants");
+    assert!(inside.len() > 1 && inside.iter().all(|one| one["outcome"] == "got \"0\""), "{inside:?}");
+    assert_ne!(row["control"], inside[0]["outcome"], "outside there are some");
+}
+
+#[test]
+fn what_there_is_no_row_for_or_no_probe_is_exit_code_2() {
+    let output = prove(&["--row", "does as it is told"]);
+    exits(&output, 2);
+    assert!(stderr(&output).contains("prove --list"), "{}", stderr(&output));
+    let empty = tempfile::tempdir().expect("a folder");
+    let output = prove(&["--probes", &empty.path().display().to_string()]);
+    exits(&output, 2);
+    for said in ["there is no libprobe.so", "cargo build --release -p probe -p probe-constructor", "--probes"]
+    {
+        assert!(stderr(&output).contains(said), "{said}: {}", stderr(&output));
+    }
+    assert_eq!(stdout(&output), "", "nothing was tried");
+}
+
+#[test]
+fn the_rows_are_listed_with_what_holds_them_and_not_tried() {
+    let output = prove(&["--list", "--group", "protocol", "--probes", "/nowhere"]);
+    exits(&output, 0);
+    assert!(stdout(&output).contains("closes its channel"), "{}", stdout(&output));
+    assert!(!stdout(&output).contains("verdict"), "{}", stdout(&output));
+}
+
+/// `prove` of who a plugin is, where no namespace of users can be made: its user is the host's.
+fn prove_without_users(args: &[&str]) -> Output {
+    probe();
+    // The limit is that of the namespace made for it, and goes with it.
+    Command::new("unshare")
+        .args(["--user", "--map-root-user", "sh", "-ec"])
+        .arg("echo 0 >/proc/sys/user/max_user_namespaces; exec \"$@\"")
+        .args(["sh", PROGRAM, "prove", "--row", "asks who it is"])
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .expect("unshare(1), of util-linux")
+}
+
+#[test]
+fn what_does_not_hold_without_a_layer_is_exit_code_1_and_a_layer_that_is_missed_3() {
+    let output = prove_without_users(&[]);
+    exits(&output, 3);
+    assert!(stderr(&output).contains("ids"), "{}", stderr(&output));
+    assert_eq!(stdout(&output), "", "nothing was tried");
+
+    let output = prove_without_users(&["--best-effort", "ids"]);
+    exits(&output, 1);
+    for said in ["NOT HELD: asks who it is", "without user-namespace", "0 of 1 held, 1 not held"] {
+        assert!(stdout(&output).contains(said), "{said}: {}", stdout(&output));
+    }
+
+    let output = prove_without_users(&["--best-effort", "ids", "--json"]);
+    exits(&output, 1);
+    let proof = object(&output);
+    assert_eq!(proof["rows"][0]["verdict"], "not-held");
+    assert!(proof["rows"][0]["why"].as_str().is_some_and(|why| why.contains("told the same as outside")));
+}
+
+#[test]
+fn nobody_but_the_program_itself_is_played_a_control() {
+    let output = program(&["prove-control"]);
+    exits(&output, 2);
 }
