@@ -1,8 +1,9 @@
-//! A plugin that acts in a constructor of its library: before its metadata could be asked, before anything is agreed.
+//! A plugin that acts in a constructor of its library: before its metadata could be asked, before anything is agreed. And in
+//! a resolver of one of its functions (`c/resolver.c`), which the loader runs earlier still.
 //!
 //! Runs in a helper, and unconfined in the tests' control processes. What it does is written in the file itself, in a
 //! place that the tests overwrite in a copy: nothing else could tell a constructor anything.
-//! Owns that place. Never does anything but remember how an open went, in the file as it is built.
+//! Owns that place. Never does anything but remember how its opens went, in the file as it is built.
 #![allow(unsafe_code, reason = "a constructor is a link section, and misbehaves by hand")]
 
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -72,12 +73,18 @@ fn rubbish() {
     unsafe { libc::write(4, frame.as_ptr().cast(), frame.len()) };
 }
 
+unsafe extern "C" {
+    fn probe_resolver_errno() -> i32;
+}
+
 struct Constructed;
 
 impl Plugin for Constructed {
     fn call(&mut self, method: &str, _payload: &[u8]) -> PluginResult {
         match method {
             "constructor_errno" => Ok(ERRNO.load(Ordering::Relaxed).to_string().into_bytes()),
+            // SAFETY: a function of nothing, which reads an integer of its file's; see `c/resolver.c`.
+            "resolver_errno" => Ok(unsafe { probe_resolver_errno() }.to_string().into_bytes()),
             other => Err(PluginError::unknown_method(other)),
         }
     }

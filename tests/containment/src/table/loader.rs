@@ -131,6 +131,16 @@ fn constructors() -> Vec<Row> {
         .of("probe-constructor")
         .under(&[NOTHING])
         .held_by(&[HeldBy::Broker]),
+        Row::new(
+            "opens a file in a function's resolver, before any constructor",
+            "resolver_errno",
+            "",
+            Expected::Got(libc::EACCES.to_string()),
+            Got("0"),
+        )
+        .of("probe-constructor")
+        .under(&[NOTHING])
+        .held_by(&[HeldBy::Broker]),
         constructs(
             "faults in a constructor",
             |folder| constructor_that(folder, "segfault"),

@@ -5,7 +5,7 @@
 use sandbox_core::Layer;
 
 use crate::Control::{Granted, Reaches, Works, WorksForRoot};
-use crate::Expected::{Errno, Got};
+use crate::Expected::{Errno, Failed, Got};
 use crate::row::{ALL_BUT_NETWORK, EVERYTHING, Grants, NOTHING};
 use crate::{Control, HeldBy, Row};
 
@@ -73,6 +73,15 @@ pub(super) fn rows() -> Vec<Row> {
             Granted(&["network:127.0.0.1:{tcp}"], Errno(libc::EACCES)),
         )
         .told("network"),
+        // EAI_AGAIN: there is nobody to ask. EAI_NONAME: somebody is, and says that there is no such name.
+        Row::new("looks up a name", "look_up_c", "localhost", Failed("-3 "), Works)
+            .told("network")
+            .held_by(SOCKETS)
+            .under(&[NOTHING]),
+        Row::new("looks up a name that is not in scope", "look_up_c", "localhost", Failed("-2 "), Works)
+            .told("network")
+            .held_by(SOCKETS)
+            .under(&[ELSEWHERE]),
         reaches("listens", "net_listen", "127.0.0.1:0", Works),
         reaches("listens wherever there is room", "net_listen_unbound", "", Works),
         reaches("binds a datagram socket", "udp_bind", "127.0.0.1:0", Works),

@@ -55,6 +55,12 @@ fn random() -> Vec<u8> {
         .collect()
 }
 
+/// A proper answer, so often, to the call of this number, of which the first has 1.
+fn answers(name: &'static str, number: u8, times: usize) -> Row {
+    let body = [&[4, number, 0, 3][..], b"ok "].concat();
+    sends(name, frame(&body).repeat(times), Protocol("a reply that nobody waits for")).limits(|limits| limits)
+}
+
 pub(super) fn rows() -> Vec<Row> {
     // What a helper can say, by number: 0 a report, 1 loaded, 2 activated, 3 deactivated, 4 returned, 5 a service's call.
     const OVERLONG: [u8; 11] = [0xff; 11];
@@ -86,6 +92,10 @@ pub(super) fn rows() -> Vec<Row> {
             "answers with the largest number there is",
             &[4, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01, 0, 0],
         ),
+        answers("answers what is yet to be asked", 2, 1),
+        answers("answers once more what it has answered", 1, 1).after("echo", "once"),
+        // The first is the call's, as any answer is that the plugin gives. Whatever is called next ends for the second.
+        answers("answers twice what it is asked", 1, 2).then(call("echo", "more")),
         framed("answers neither well nor badly", &[4, 1, 7]),
         framed("answers with bytes that it does not send", &[4, 1, 0, 0xff, 0xff, 0xff, 0xff, 0x0f]),
         framed("fails in a way that there is not", &[4, 1, 1, 99, 0]),
