@@ -13,11 +13,13 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use nix::sys::wait::{WaitPidFlag, WaitStatus};
 use rig::child::{self, Part};
 use rig::inventory::{descendants, parent_of};
+use rig::libraries::{compile_c, with_modules, without_modules};
 use rig::plugins::{Attempts, explained};
+use rig::unconfined::{self, Outcome};
 use rig::wait::{PATIENCE, watch, watch_if_alive};
-use rig::{Scratch, active, library, probe, probe_with};
+use rig::{Answer, Scratch, active, library, probe, probe_with};
 use sandbox_core::{
-    App, Backoff, Cause, PERMISSION_FILE_READ, PERMISSION_PROCESS, PluginPolicy, PluginSandbox,
+    App, Backoff, Cause, LibraryError, PERMISSION_FILE_READ, PERMISSION_PROCESS, PluginPolicy, PluginSandbox,
     PluginSandboxError, PluginSandboxManager, PluginState, RestartPolicy,
 };
 
@@ -35,6 +37,7 @@ pub const PARTS: &[(&str, Part)] = &[
     ("unusual umask", unusual_umask),
     ("keeps ended plugins", keeps_ended_plugins),
     ("waits to be killed", waits_to_be_killed),
+    ("loader told of libraries", loader_told_of_libraries),
     ("first load on a thread that ends", first_load_on_a_thread_that_ends),
 ];
 
@@ -404,4 +407,40 @@ fn a_program_that_cannot_be_a_helper_is_an_error_and_not_a_wait() {
         };
         assert!(named, "{program}: {}", explained(&error));
     }
+}
+
+#[test]
+fn what_a_hosts_environment_tells_the_loader_is_nothing_to_a_helper() {
+    const ANSWERS: &str = r#"
+        #include <string.h>
+        int gethostname(char *name, size_t len) { strncpy(name, "preloaded", len); return 0; }
+    "#;
+    let scratch = Scratch::new();
+    let preloaded = compile_c(&scratch, "libpreloaded.so", ANSWERS, &[]);
+    with_modules(&scratch);
+    let folder = scratch.path().to_str().expect("a folder of ours");
+    let own = std::env::current_exe().expect("a test program knows its name");
+    child::start_as("loader told of libraries", &[], &own, |command| {
+        command.env("LD_PRELOAD", preloaded).env("LD_LIBRARY_PATH", folder).env("LD_BIND_NOT", "1");
+    })
+    .end()
+    .well();
+}
+
+fn loader_told_of_libraries(_: &[String]) -> Vec<u8> {
+    let preloaded = Outcome::Answered(Answer::Got(b"preloaded".to_vec()));
+    assert_eq!(unconfined::attempt("host_name", ""), preloaded, "it is, where nothing confines it");
+    assert_eq!(probe().attempt("host_name", "").text(), "localhost");
+
+    // Nothing is beside the library: its modules are in the folder that the loader is told of, and nowhere else.
+    let scratch = Scratch::new();
+    let library = without_modules(&scratch);
+    assert!(unconfined::attempt_of(&library, "add", "1").reached(), "they are found there otherwise");
+    let policy = PluginPolicy::new().allow_modules(["libprobe_near.so", "libprobe_far.so"]);
+    let plugin = PluginSandbox::new("modules", policy).expect("a sandbox");
+    match plugin.load_plugin(&library) {
+        Err(PluginSandboxError::Library(LibraryError::ModuleNotFound { .. })) => {}
+        other => panic!("{other:?}"),
+    }
+    Vec::new()
 }
