@@ -6,6 +6,7 @@
 mod calls;
 mod values;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -127,6 +128,7 @@ Examples:
   plugin-host prove
   plugin-host prove --group network --group files
   plugin-host prove --row 'mounts' --json
+  plugin-host prove --every 10
   plugin-host prove --list
 
 Each row is tried in the sandbox, with nothing granted and with the most that
@@ -379,6 +381,12 @@ pub(crate) struct ProveArgs {
     /// Only rows in whose name this stands. Can be given several times.
     #[arg(long = "row", value_name = "NAME")]
     pub(crate) rows: Vec<String>,
+    /// Of the rows that are left only the first and every Nth after it: a quick look at every group.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) every: NonZeroUsize,
+    /// How long anything may take that nothing is to end; more for a slow machine.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub(crate) patience: Duration,
     /// Where the probes' libraries are [default: beside this program].
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) probes: Option<PathBuf>,

@@ -9,6 +9,7 @@ use ::containment::{Group, Rig, Stage, Verdict, table};
 use rig::child::{self, Part};
 use rig::plugins::Attempts;
 use rig::unconfined::{self, Outcome};
+use rig::wait::PATIENCE;
 use rig::{Answer, Scratch, probe, probe_with};
 use sandbox_core::{
     Cause, PERMISSION_PROCESS, PluginPermission, PluginPolicy, PluginSandbox, PluginSandboxError,
@@ -56,6 +57,7 @@ fn group_of_rows(arguments: &[String]) -> Vec<u8> {
         probes: rig::libraries::folder().to_owned(),
         starter: Box::new(unconfined::starter),
         policy: Box::new(|policy| policy),
+        patience: PATIENCE,
     };
     let before = Inventory::take();
     let mut wrong = Vec::new();

@@ -468,6 +468,7 @@ fn rows_without(layer: Layer, unchanged: &mut Vec<String>) {
         probes: rig::libraries::folder().to_owned(),
         starter: Box::new(unconfined::starter),
         policy: Box::new(move |policy| policy.layers(LayerPolicy::strict().without(layer))),
+        patience: PATIENCE,
     };
     // A layer without which no plugin is loaded has its own row.
     let Ok(stage) = Stage::new(&rig) else { return };

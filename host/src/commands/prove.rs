@@ -58,6 +58,7 @@ fn chosen(args: &ProveArgs) -> Result<Vec<Row>, Failure> {
         .into_iter()
         .filter(|row| args.groups.is_empty() || args.groups.contains(&row.group))
         .filter(|row| args.rows.is_empty() || args.rows.iter().any(|name| row.name.contains(name.as_str())))
+        .step_by(args.every.get())
         .collect();
     if rows.is_empty() {
         let failure = Failure::new(Exit::Usage, "usage", "no row has such a name in such a group".to_owned());
@@ -93,6 +94,7 @@ fn rig(args: &ProveArgs) -> Result<Rig, Failure> {
             Ok(command)
         }),
         policy: Box::new(move |policy| policy.layers(layers.clone())),
+        patience: args.patience,
     })
 }
 
@@ -139,6 +141,8 @@ fn verdict(judged: &Judged) -> (&'static str, Option<String>) {
 }
 
 fn object(diagnosis: &Diagnosis, tried: &[Tried], left: &[String]) -> Value {
+    /// An attempt may come to megabytes.
+    const MOST: usize = 2000;
     let rows: Vec<_> = tried
         .iter()
         .map(|(row, judged)| {
@@ -146,7 +150,7 @@ fn object(diagnosis: &Diagnosis, tried: &[Tried], left: &[String]) -> Value {
             let inside: Vec<_> = judged
                 .inside
                 .iter()
-                .map(|(granted, outcome)| json!({ "granted": granted, "outcome": outcome }))
+                .map(|(granted, outcome)| json!({ "granted": granted, "outcome": cut(outcome, MOST) }))
                 .collect();
             json!({
                 "group": row.group.name(),
@@ -154,10 +158,10 @@ fn object(diagnosis: &Diagnosis, tried: &[Tried], left: &[String]) -> Value {
                 "held_by": row.held_by.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "expected": row.expected.to_string(),
                 "inside": inside,
-                "control": judged.control,
+                "control": cut(&judged.control, MOST),
                 "verdict": verdict,
                 "milliseconds": u64::try_from(judged.took.as_millis()).unwrap_or(u64::MAX),
-                "why": why,
+                "why": why.map(|why| cut(&why, MOST)),
             })
         })
         .collect();
@@ -246,12 +250,15 @@ fn text(look: Look, diagnosis: &Diagnosis, tried: &[Tried], left: &[String]) -> 
 
 /// What fits into a column.
 fn short(text: &str) -> String {
-    const MOST: usize = 60;
-    let text = escape::line(text);
-    if text.chars().count() <= MOST {
-        return text;
+    cut(&escape::line(text), 60)
+}
+
+/// The first `most` characters.
+fn cut(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
     }
-    text.chars().take(MOST).chain(['…']).collect()
 }
 
 /// Names the rows, and what holds them.
@@ -262,4 +269,34 @@ pub(crate) fn list(args: &ProveArgs) -> Result<(), Failure> {
         rows.add_row([row.group.name(), row.name, &row.expected.to_string(), &held_by.join(", ")]);
     }
     human::result(format!("{}\n", human::rendered(rows, 3)).as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn chosen_by(arguments: &[&str]) -> Vec<Row> {
+        let line = ["plugin-host", "prove"].iter().chain(arguments);
+        let Ok(Command::Prove(args)) = Cli::try_parse_from(line).map(|cli| cli.command) else {
+            panic!("{arguments:?} are understood");
+        };
+        chosen(&args).expect("there are such rows")
+    }
+
+    #[test]
+    fn every_twenty_fourth_row_is_few_and_from_every_group() {
+        let (all, few) = (chosen_by(&[]), chosen_by(&["--every", "24"]));
+        assert_eq!(few.len(), all.len().div_ceil(24));
+        let from = |group| few.iter().any(|row| row.group == group);
+        assert!(Group::ALL.into_iter().all(from));
+    }
+
+    #[test]
+    fn what_is_too_long_to_show_is_cut_between_characters() {
+        assert_eq!(cut("größe", 3), "grö…");
+        assert_eq!(cut("größe", 5), "größe");
+    }
 }

@@ -26,8 +26,6 @@ use crate::place::{Place, Servers};
 use crate::row::{Grants, Library, NOTHING};
 use crate::{Answer, Control, Expected, Row, Step};
 
-/// How long anything may take on a busy machine that nothing is to end.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// How long something must run on to show that nobody ends it.
 const LONG_ENOUGH: Duration = Duration::from_millis(300);
 
@@ -39,6 +37,8 @@ pub struct Rig {
     pub starter: Box<Starter>,
     /// A last word on every policy, such as which layers are not insisted on.
     pub policy: Box<dyn Fn(PluginPolicy) -> PluginPolicy + Send + Sync>,
+    /// How long anything may take that nothing is to end.
+    pub patience: Duration,
 }
 
 impl fmt::Debug for Rig {
@@ -171,7 +171,7 @@ impl<'a> Stage<'a> {
     /// [`NoStage`], if there is no sandbox here at all.
     pub fn new(rig: &'a Rig) -> Result<Self, NoStage> {
         let servers = Servers::new()?;
-        let limits = patient(ResourceLimits::default()).max_cpu_time_sec(None);
+        let limits = patient(rig.patience);
         let sibling = PluginSandbox::new("sibling", (rig.policy)(PluginPolicy::new().limits(limits)))?;
         sibling.load_plugin(rig.probes.join(file_name("probe")))?;
         sibling.activate_plugin(())?;
@@ -267,7 +267,7 @@ impl<'a> Stage<'a> {
         }
         wrong.extend(self.aftermath(row, &inside, &plugin, &events, &place));
         drop(plugin);
-        if helper.is_some_and(|helper| !ends(&helper)) {
+        if helper.is_some_and(|helper| !ends(&helper, self.rig.patience)) {
             wrong.push("its process is still there".to_owned());
         }
         (inside, wrong)
@@ -279,7 +279,7 @@ impl<'a> Stage<'a> {
             .map(|text| permission(&String::from_utf8_lossy(&place.filled(text.as_bytes()))))
             .collect::<Result<Vec<_>, _>>()
             .map_err(io::Error::other)?;
-        let limits = (row.limits)(patient(ResourceLimits::default()));
+        let limits = (row.limits)(patient(self.rig.patience));
         let policy = PluginPolicy::new().permissions(permissions).limits(limits);
         Ok(PluginSandbox::new("attempt", (self.rig.policy)(policy))?)
     }
@@ -349,7 +349,7 @@ impl<'a> Stage<'a> {
                 if plugin.process_id().is_some() {
                     wrong.push(format!("it ended, and is {}", plugin.state()));
                 }
-                let told = wait_for(events, |kind| match kind {
+                let told = wait_for(events, self.rig.patience, |kind| match kind {
                     EventKind::Ended { cause, .. } => Some(cause.clone()),
                     _ => None,
                 });
@@ -373,7 +373,7 @@ impl<'a> Stage<'a> {
         }
         // What was not refused is not told of as a refusal.
         if let Some(permission) = row.told.filter(|_| meets(row, &row.expected, inside)) {
-            let told = wait_for(events, |kind| match kind {
+            let told = wait_for(events, self.rig.patience, |kind| match kind {
                 EventKind::Access { permission: of, granted: false, .. } => (*of == permission).then_some(()),
                 _ => None,
             });
@@ -437,7 +437,7 @@ impl<'a> Stage<'a> {
         let place = self.place(&self.sibling_pid.to_string())?;
         let library = self.library(row, &place).map_err(io::Error::other)?;
         let steps = Row::filled(steps, &place);
-        let patience = if matches!(control, Control::RunsOn) { LONG_ENOUGH } else { PATIENCE };
+        let patience = if matches!(control, Control::RunsOn) { LONG_ENOUGH } else { self.rig.patience };
         let outside = control::attempt(&*self.rig.starter, &library, &steps, patience)?;
         self.servers.visitors();
         Ok((outside.to_string(), unshown(control, &outside)))
@@ -495,12 +495,14 @@ fn shown(grants: Grants) -> String {
     if grants.is_empty() { "nothing granted".to_owned() } else { format!("granted {}", grants.join(" ")) }
 }
 
-fn patient(limits: ResourceLimits) -> ResourceLimits {
-    limits
-        .load_timeout(PATIENCE)
-        .activate_timeout(PATIENCE)
-        .deactivate_timeout(PATIENCE)
-        .call_timeout(PATIENCE)
+/// No limit that a slow machine alone reaches: rows about time set their own.
+fn patient(patience: Duration) -> ResourceLimits {
+    ResourceLimits::default()
+        .load_timeout(patience)
+        .activate_timeout(patience)
+        .deactivate_timeout(patience)
+        .call_timeout(patience)
+        .max_cpu_time_sec(None)
 }
 
 /// A permission as it is written on the command line.
@@ -574,9 +576,10 @@ fn answers(plugin: &PluginSandbox) -> Result<(), String> {
 
 fn wait_for<T>(
     events: &Receiver<SandboxEvent>,
+    patience: Duration,
     mut wanted: impl FnMut(&EventKind) -> Option<T>,
 ) -> Option<T> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience;
     loop {
         let event = events.recv_deadline(deadline).ok()?;
         if let Some(found) = wanted(&event.kind) {
@@ -589,7 +592,7 @@ fn hold(pid: u32) -> Option<OwnedFd> {
     pidfd_open(i32::try_from(pid).ok().and_then(Pid::from_raw)?, PidfdFlags::empty()).ok()
 }
 
-fn ends(helper: &OwnedFd) -> bool {
-    let patience = Timespec::try_from(PATIENCE).ok();
+fn ends(helper: &OwnedFd, patience: Duration) -> bool {
+    let patience = Timespec::try_from(patience).ok();
     poll(&mut [PollFd::new(helper, PollFlags::IN)], patience.as_ref()).is_ok_and(|ready| ready > 0)
 }
