@@ -24,8 +24,8 @@ pub(crate) const MODULES: &str = "/modules";
 /// What the kernel's command line names the tier by; an argument that the kernel does not know is in its first process's
 /// environment.
 pub(crate) const TIER: &str = "KERNEL_TESTS_TIER";
-/// What is there where the containment suite is to be left out.
-pub(crate) const WITHOUT_SUITE: &str = "KERNEL_TESTS_WITHOUT_SUITE";
+/// What it says there how much of the containment suite is to be run by; not there, where none of it.
+pub(crate) const EVERY: &str = "KERNEL_TESTS_EVERY";
 
 /// The whole life of the machine.
 pub(crate) fn main() -> ! {
@@ -46,9 +46,9 @@ fn live() -> Result<()> {
     tcsetattr(&port, OptionalActions::Now, &settings)?;
     let name = std::env::var(TIER).context("no tier is named on the kernel's command line")?;
     let tier = Tier::named(&name).with_context(|| format!("no tier is called {name}"))?;
-    let without_suite = std::env::var_os(WITHOUT_SUITE).is_some();
+    let every = std::env::var(EVERY).ok().and_then(|number| number.parse().ok());
     let ran = set_up(&tier)
-        .and_then(|()| jobs::run_all(&tier, Path::new(FOLDER), without_suite, |ran| tell(&mut port, &ran)));
+        .and_then(|()| jobs::run_all(&tier, Path::new(FOLDER), every, |ran| tell(&mut port, &ran)));
     if let Err(error) = ran {
         let stderr = format!("{error:#}");
         tell(&mut port, &Ran { job: Job::Broken, code: None, stdout: String::new(), stderr, png: false })?;

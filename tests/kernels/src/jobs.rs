@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::num::NonZeroUsize;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -36,7 +37,7 @@ const PATIENCE: [&str; 10] = [
     "--limit",
     "deactivate_timeout=120s",
     "--limit",
-    "max_cpu_time_sec=120",
+    "max_cpu_time_sec=none",
 ];
 
 /// One program that has run.
@@ -67,11 +68,11 @@ pub(crate) enum Job {
     Broken,
 }
 
-/// Runs all of them in the tier, from the files in `folder`, and tells of each.
+/// Runs all of them in the tier, from the files in `folder`, and tells of each; of the suite every so manieth row, if any.
 pub(crate) fn run_all(
     tier: &Tier,
     folder: &Path,
-    without_suite: bool,
+    every: Option<NonZeroUsize>,
     mut tell: impl FnMut(Ran) -> Result<()>,
 ) -> Result<()> {
     let out = folder.join(OUT);
@@ -92,9 +93,10 @@ pub(crate) fn run_all(
         loads = weaker.code == Some(0);
         tell(weaker)?;
     }
-    if loads && !without_suite {
-        let probes = folder.join(PROBES).to_string_lossy().into_owned();
-        let mut arguments = vec![PROGRAM, "prove", "--json", "--probes", &probes];
+    if let Some(every) = every.filter(|_| loads) {
+        let (probes, every) = (folder.join(PROBES).to_string_lossy().into_owned(), every.to_string());
+        let mut arguments = vec![PROGRAM, "prove", "--json", "--probes", &probes, "--every", &every];
+        arguments.extend(["--patience", "300s"]);
         arguments.extend(best_effort(&given_up));
         tell(run(tier, Job::Suite, folder, &arguments)?)?;
     }

@@ -3,6 +3,7 @@
 //! Owns what is downloaded and installed. Wants apt for the kernels; root only to install qemu.
 
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -137,7 +138,7 @@ pub(crate) fn boot(
     kernel: &Kernel,
     initramfs: &Path,
     tier: &Tier,
-    without_suite: bool,
+    every: Option<NonZeroUsize>,
     timeout: Duration,
 ) -> Result<Vec<Ran>> {
     let folder = tempfile::tempdir()?;
@@ -145,8 +146,8 @@ pub(crate) fn boot(
     // Without the check: emulated on a busy machine the timer may seem not to work, and the kernel panics.
     let mut append =
         format!("console=ttyS0 quiet panic=-1 no_timer_check rdinit=/init {}={}", guest::TIER, tier.name);
-    if without_suite {
-        append.push_str(&format!(" {}=1", guest::WITHOUT_SUITE));
+    if let Some(every) = every {
+        append.push_str(&format!(" {}={every}", guest::EVERY));
     }
     if !tier.kernel_arguments.is_empty() {
         append.push_str(&format!(" {}", tier.kernel_arguments));

@@ -1,6 +1,7 @@
 //! What comes of a tier, as it was this time and as it must be: `expected.json`, held against it exactly.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -20,16 +21,51 @@ pub(crate) struct Outcome {
     pub(crate) strict: String,
     /// Where that is refused: with what is missing given up by name.
     pub(crate) weaker: Option<Weaker>,
-    /// What comes of the containment suite, where plugins load at all.
+    /// What comes of the containment suite, where plugins load at all; not there either, where nobody has put it down yet: every
+    /// row must hold then.
     pub(crate) suite: Option<Suite>,
 }
 
-/// What the containment suite shows: every row that is not named here held, and its control did what it must not.
+/// What the containment suite shows: every row that was tried and is not named here held, and its control did what it must
+/// not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Suite {
+    /// Every so manieth row of the table was tried, from the first on: 1 for all of them.
+    pub(crate) every: usize,
     pub(crate) not_held: Vec<String>,
     pub(crate) not_shown: Vec<String>,
+    /// Which were tried, and why one of them did not hold or was not shown. Not put down: the table grows.
+    #[serde(skip)]
+    tried: BTreeMap<String, Option<String>>,
+}
+
+/// Why a control may show nothing, in the words of `plugin-host prove`.
+const EXPLAINED: [&str; 2] = ["only root may do this outside", "this kernel does not have this"];
+
+impl Suite {
+    /// Why rows did not hold, or were not shown, a line each.
+    pub(crate) fn why(&self) -> impl Iterator<Item = String> {
+        let row = |(name, why): (&String, &Option<String>)| Some(format!("{name}: {}", why.as_ref()?));
+        self.tried.iter().filter_map(row)
+    }
+
+    /// Rows that were not shown, and not because only root may or because this kernel does not have it.
+    fn unexplained(&self) -> Vec<&str> {
+        let of = |name: &&String| self.tried.get(*name).and_then(Option::as_deref);
+        let is_unexplained = |name: &&String| of(name).is_none_or(|why| !EXPLAINED.contains(&why));
+        self.not_shown.iter().filter(is_unexplained).map(String::as_str).collect()
+    }
+
+    /// How many rows were tried.
+    pub(crate) fn tried(&self) -> usize {
+        self.tried.len()
+    }
+
+    /// Those of `rows` that were tried here.
+    fn among<'a>(&self, rows: &'a [String]) -> Vec<&'a str> {
+        rows.iter().map(String::as_str).filter(|name| self.tried.contains_key(*name)).collect()
+    }
 }
 
 /// The opted-in weaker mode.
@@ -49,7 +85,7 @@ pub(crate) type Expected = BTreeMap<String, BTreeMap<String, Outcome>>;
 pub(crate) const RUNS: &str = "runs";
 
 /// Of what the programs said.
-pub(crate) fn outcome(ran: &[Ran]) -> Result<Outcome> {
+pub(crate) fn outcome(ran: &[Ran], every: Option<NonZeroUsize>) -> Result<Outcome> {
     let of = |job| ran.iter().find(|ran| ran.job == job);
     if let Some(broken) = of(Job::Broken) {
         anyhow::bail!("the tier could not be set up: {}", broken.stderr);
@@ -78,20 +114,21 @@ pub(crate) fn outcome(ran: &[Ran]) -> Result<Outcome> {
             Some(Weaker { given_up, result })
         }
     };
-    let suite = of(Job::Suite).map(suite).transpose()?;
+    let suite = of(Job::Suite).map(|ran| suite(ran, every.map_or(1, NonZeroUsize::get))).transpose()?;
     Ok(Outcome { stands, missing, strict, weaker, suite })
 }
 
 /// What the containment suite said.
-fn suite(ran: &Ran) -> Result<Suite> {
+fn suite(ran: &Ran, every: usize) -> Result<Suite> {
     let said: Value = serde_json::from_str(&ran.stdout).with_context(|| {
         format!("the suite ended with {:?} and said {}{}", ran.code, ran.stdout, ran.stderr)
     })?;
     let rows = said["rows"].as_array().with_context(|| format!("a suite without rows: {}", ran.stdout))?;
     ensure!(!rows.is_empty(), "the suite has no rows");
-    let mut suite = Suite { not_held: Vec::new(), not_shown: Vec::new() };
+    let mut suite = Suite { every, not_held: Vec::new(), not_shown: Vec::new(), tried: BTreeMap::new() };
     for row in rows {
         let name = row["name"].as_str().context("a row without a name")?.to_owned();
+        suite.tried.insert(name.clone(), row["why"].as_str().map(str::to_owned));
         match row["verdict"].as_str() {
             Some("held") => {}
             Some("not-held") => suite.not_held.push(name),
@@ -168,11 +205,21 @@ pub(crate) fn differences(expected: &Outcome, came: &Outcome) -> Vec<String> {
     line("given up by name", &text(&expected.weaker, given_up), &text(&came.weaker, given_up));
     let result = |weaker: &Weaker| weaker.result.clone();
     line("weaker", &text(&expected.weaker, result), &text(&came.weaker, result));
-    let rows = |outcome: &Outcome, of: fn(&Suite) -> &Vec<String>| {
-        outcome.suite.as_ref().map_or_else(|| "not tried".to_owned(), |suite| of(suite).join("; "))
-    };
-    line("rows that do not hold", &rows(expected, |of| &of.not_held), &rows(came, |of| &of.not_held));
-    line("rows not shown", &rows(expected, |of| &of.not_shown), &rows(came, |of| &of.not_shown));
+    match (&expected.suite, &came.suite) {
+        (Some(must), Some(came)) => {
+            // What must come of a part is what must come of those rows.
+            let rows = |rows: &[String]| came.among(rows).join("; ");
+            line("rows that do not hold", &rows(&must.not_held), &rows(&came.not_held));
+            line("rows not shown", &rows(&must.not_shown), &rows(&came.not_shown));
+        }
+        // Nobody has put down what must come of it there: that every row holds, and that a control shows it or says why not.
+        (None, Some(came)) => {
+            line("rows that do not hold", "", &came.not_held.join("; "));
+            line("rows not shown", "", &came.unexplained().join("; "));
+        }
+        (Some(_), None) => line("the containment suite", "tried", "not tried"),
+        (None, None) => {}
+    }
     lines.dedup();
     lines
 }
@@ -206,7 +253,8 @@ mod tests {
 
     #[test]
     fn a_refusal_and_the_weaker_mode_are_put_down_in_the_programs_words() {
-        let outcome = outcome(&[doctor(1), refused(), weaker("best-effort", true)]).expect("all was said");
+        let outcome =
+            outcome(&[doctor(1), refused(), weaker("best-effort", true)], None).expect("all was said");
         assert_eq!(outcome.stands, ["seccomp"]);
         assert_eq!(outcome.missing["empty-root"], "EPERM");
         assert_eq!(outcome.strict, "layer-missing: no empty-root");
@@ -221,7 +269,7 @@ mod tests {
             ("a report that hides what was given up", [doctor(1), refused(), weaker("required", true)]),
             ("a job without a picture", [doctor(1), refused(), weaker("best-effort", false)]),
         ] {
-            assert!(outcome(&ran).is_err(), "{wrong}");
+            assert!(outcome(&ran, None).is_err(), "{wrong}");
         }
     }
 
@@ -231,7 +279,7 @@ mod tests {
         let said = |verdict: &str| serde_json::json!({ "rows": [row(verdict)], "left_behind": [] });
         let of = |verdict: &str, code| {
             let suite = ran(Job::Suite, code, said(verdict), false);
-            outcome(&[doctor(1), refused(), weaker("best-effort", true), suite]).expect("all was said")
+            outcome(&[doctor(1), refused(), weaker("best-effort", true), suite], None).expect("all was said")
         };
         let (held, not_held) = (of("held", 0), of("not-held", 1));
         assert_eq!(differences(&held, &held), Vec::<String>::new());
@@ -239,5 +287,46 @@ mod tests {
             differences(&held, &not_held),
             [r#"rows that do not hold: expected "", came "reads a file""#]
         );
+    }
+
+    #[test]
+    fn a_part_of_the_suite_is_held_against_what_must_come_of_those_rows() {
+        let row =
+            |name: &str, verdict: &str| serde_json::json!({ "name": name, "verdict": verdict, "why": "so" });
+        let of = |rows: &[Value], every| {
+            let said = serde_json::json!({ "rows": rows, "left_behind": [] });
+            let suite = ran(Job::Suite, 0, said, false);
+            let ran = [doctor(1), refused(), weaker("best-effort", true), suite];
+            outcome(&ran, NonZeroUsize::new(every)).expect("all was said")
+        };
+        let all = of(&[row("first", "held"), row("second", "not-shown")], 1);
+        let part = of(&[row("first", "held")], 2);
+        let worse = of(&[row("first", "not-shown")], 2);
+        assert_eq!(differences(&all, &part), Vec::<String>::new());
+        assert_eq!(differences(&all, &worse), [r#"rows not shown: expected "", came "first""#]);
+    }
+
+    #[test]
+    fn where_nothing_is_put_down_of_the_suite_every_row_must_hold_and_be_shown_or_say_why_not() {
+        let of = |verdict: &str, why: Option<&str>| {
+            let row = serde_json::json!({ "name": "a row", "verdict": verdict, "why": why });
+            let said = serde_json::json!({ "rows": [row], "left_behind": [] });
+            let suite = ran(Job::Suite, i32::from(verdict == "not-held"), said, false);
+            let ran = [doctor(1), refused(), weaker("best-effort", true), suite];
+            outcome(&ran, Some(NonZeroUsize::MIN)).expect("all was said")
+        };
+        let nothing =
+            outcome(&[doctor(1), refused(), weaker("best-effort", true)], None).expect("all was said");
+        for (verdict, why, is_well) in [
+            ("held", None, true),
+            ("not-shown", Some("only root may do this outside"), true),
+            ("not-shown", Some("this kernel does not have this"), true),
+            ("not-shown", Some("outside it came to: EIO"), false),
+            ("not-held", Some("expected EPERM, came to got it"), false),
+        ] {
+            let differences = differences(&nothing, &of(verdict, why));
+            assert_eq!(differences.is_empty(), is_well, "{verdict} {why:?}: {differences:?}");
+        }
+        assert_eq!(differences(&of("held", None), &nothing).len(), 1, "a suite that is left out");
     }
 }

@@ -35,9 +35,13 @@ pub(crate) fn brief(outcome: &Outcome) -> String {
             };
             let (not_held, not_shown) =
                 (count(&suite.not_held, "not held"), count(&suite.not_shown, "not shown"));
+            let rows = match suite.every {
+                1 => "all rows".to_owned(),
+                every => format!("every {every}th row"),
+            };
             match suite.not_held.is_empty() {
-                true => format!("; all rows held{not_shown}"),
-                false => format!("; rows{not_held}{not_shown}"),
+                true => format!("; {rows} held{not_shown}"),
+                false => format!("; {rows}{not_held}{not_shown}"),
             }
         }
     };
