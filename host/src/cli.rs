@@ -41,6 +41,9 @@ Examples:
       --call describe --payload-file lake.jpg
   plugin-host run plugin.so --grant file-read:/srv/photos --grant ui --call index
   plugin-host run plugin.so --restart on-crash --quarantine --call a --call b
+  plugin-host run plugin.so --limit max_scratch_mb=64 --limit max_processes=0 --call index
+  plugin-host run plugin.so --monitor $XDG_RUNTIME_DIR/plugins.sock \\
+      --call index --times 10000 --pause 100ms --quiet
 
 --payload, --payload-file and --out belong to the --call before them. A call
 without a payload gets an empty one. Results go to stdout, the report and
@@ -50,10 +53,14 @@ Scopes of --grant: a file or a tree for file-read, file-write and process; for
 network example.org:443, *.example.org, 10.0.0.0/8:443, [::1]:80, listen:8080,
 unix:/run/app.sock, each without its port for any; a plugin's id for plugin.
 
-Limits and their defaults; `none` lifts one, where it counts:
-  max_memory_mb=100  max_cpu_time_sec=10  max_file_handles=10
-  max_file_size_mb=1024  max_network_connections=5  max_threads=16  max_processes=8
-  max_message_bytes=16777216
+Limits and their defaults; `none` lifts those of the first group:
+  max_memory_mb=100  max_cpu_time_sec=10  max_cpu_percent=none
+  max_file_handles=10  max_file_size_mb=1024  max_network_connections=5
+  max_threads=16  max_processes=8
+  max_output_bytes=none  max_output_bytes_per_sec=1048576
+
+  max_scratch_mb=0  max_message_bytes=16777216
+  max_pending_services=64  max_queued_messages=256
   load_timeout=5s  activate_timeout=5s  deactivate_timeout=5s  call_timeout=5s
 
 Services of this host, and the permissions that they need:
@@ -107,7 +114,7 @@ Any host opens such a socket with `monitor_at` of its manager. Only its own
 user and root may connect.
 
 Keys: up and down choose a plugin, left and right the column to sort by, i
-turns the order; d deactivates, k kills, r revokes; ? is help, q quits.
+turns the order; d deactivates, k kills, r revokes; ? is help, q or Esc quits.
 
 Exits with 1 if the host ends meanwhile, with 2 if none serves the socket.";
 
@@ -512,18 +519,20 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_in_the_help_are_the_defaults() {
+    fn the_help_names_every_limit_with_its_default() {
+        let (_, rest) = RUN_EXAMPLES.split_once("Limits and their defaults; ").expect("a part about limits");
+        let (part, _) = rest.split_once("Services of this host").expect("its end");
         let default = ResourceLimits::default();
-        for word in
-            RUN_EXAMPLES.split_whitespace().filter(|word| word.ends_with(|c: char| c.is_ascii_alphanumeric()))
-        {
-            let Ok(setting) = word.parse::<LimitSetting>() else { continue };
-            if word == "max_memory_mb=64" || word == "call_timeout=500ms" {
-                continue; // an example, not a default
-            }
+        let mut named = Vec::new();
+        for word in part.split_whitespace().filter(|word| word.contains('=')) {
             let mut limits = default.clone();
-            setting.apply(&mut limits);
+            word.parse::<LimitSetting>().unwrap_or_else(|error| panic!("{word}: {error}")).apply(&mut limits);
             assert_eq!(limits, default, "{word}");
+            named.extend(word.split_once('=').map(|(name, _)| name));
         }
+        named.sort_unstable();
+        let mut all = values::limit_names().to_vec();
+        all.sort_unstable();
+        assert_eq!(named, all);
     }
 }

@@ -53,6 +53,11 @@ const LIMITS: [(&str, Kind); 18] = [
     ("call_timeout", Kind::Timeout(|limits, value| limits.call_timeout = value)),
 ];
 
+/// The names of all limits.
+pub(super) fn limit_names() -> [&'static str; LIMITS.len()] {
+    LIMITS.map(|(name, _)| name)
+}
+
 impl LimitSetting {
     /// Changes the one limit.
     pub(crate) fn apply(&self, limits: &mut ResourceLimits) {
@@ -68,7 +73,7 @@ impl FromStr for LimitSetting {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let names = || LIMITS.map(|(name, _)| name).join(", ");
+        let names = || limit_names().join(", ");
         let (name, value) = text.split_once('=').ok_or_else(|| {
             format!("want NAME=VALUE, as in max_memory_mb=64 or call_timeout=2s; the names are {}", names())
         })?;
@@ -81,15 +86,17 @@ impl FromStr for LimitSetting {
         Ok(Self(match kind {
             Kind::Count(set) if value == "none" => Change::Count(*set, None),
             Kind::Count(set) => {
-                let number = value.parse().map_err(|_| format!("{name}: want a number, or none"))?;
+                let number = value.parse().map_err(|_| format!("{name}: want a whole number, or none"))?;
                 Change::Count(*set, Some(number))
             }
-            Kind::Number(set) => {
-                Change::Number(*set, value.parse().map_err(|_| format!("{name}: want a number"))?)
-            }
+            Kind::Number(set) => Change::Number(
+                *set,
+                value.parse().map_err(|_| format!("{name}: want a whole number; it cannot be lifted"))?,
+            ),
             Kind::Timeout(set) => {
-                let time = humantime::parse_duration(value)
-                    .map_err(|_| format!("{name}: want a time with its unit, as in 500ms, 2s or 1m30s"))?;
+                let time = humantime::parse_duration(value).map_err(|_| {
+                    format!("{name}: want a time with its unit, as in 500ms, 2s or 1m30s, at most 7d")
+                })?;
                 Change::Timeout(*set, time)
             }
         }))
@@ -201,9 +208,9 @@ mod tests {
         for (text, hint) in [
             ("max_memory_mb", "NAME=VALUE"),
             ("ram=1", "max_memory_mb, "),
-            ("max_memory_mb=lots", "a number, or none"),
-            ("max_memory_mb=-1", "a number, or none"),
-            ("max_message_bytes=none", "want a number"),
+            ("max_memory_mb=lots", "a whole number, or none"),
+            ("max_memory_mb=-1", "a whole number, or none"),
+            ("max_message_bytes=none", "want a whole number"),
             ("call_timeout=2", "unit"),
             ("call_timeout=none", "unit"),
         ] {

@@ -21,7 +21,7 @@ i             the other order
 d             deactivate: once no call is under way, within 5 seconds
 k             kill: ends its process at once; asks first
 r             revoke one of its permissions; asks first
-q             quit
+q, esc        quit
 
 CPU% is of one CPU. MEDIAN and 99% are how long calls took at most, to the
 next power of two, since the last look; of all calls where there were none.";
@@ -71,10 +71,13 @@ fn heading(model: &Model) -> Line<'_> {
     let lost =
         if host.events_lost > 0 { format!(", {} events lost", host.events_lost) } else { String::new() };
     let text = format!(
-        "host {}, sandbox {}: {} plugins, {active} active{lost}",
+        "host {}, sandbox {}: {}, {active} active{lost}",
         host.process_id,
         escape::line(&host.version),
-        model.rows.len()
+        match model.rows.len() {
+            1 => "1 plugin".to_owned(),
+            count => format!("{count} plugins"),
+        }
     );
     Line::from(text).bold()
 }
