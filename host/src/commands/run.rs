@@ -142,18 +142,39 @@ fn run(args: &RunArgs, telling: Telling, record: &mut Record) -> Result<(), Fail
     if !record.printed.is_empty() {
         telling.say(|look| printed(look, &record.printed));
     }
+    let lived = match sandbox.state() {
+        PluginState::Quarantined => lived.map_err(|failure| failure.with_help(to_clear(args))),
+        _ => lived,
+    };
     let Some(end) = &record.end else { return lived };
     telling.say(|look| human::end(look, end));
     lived.map_err(|mut failure| {
         // The last refusal is only a guess: what the error itself advises comes first.
         let opened_by = end.refused.as_ref().and_then(|refused| refused.opened_by.as_ref());
-        if failure.help.is_none() && end.help().is_some() {
-            failure.help = opened_by.map(|permission| {
+        if let (None, Some(help)) = (&failure.help, end.help()) {
+            failure.help = Some(opened_by.map_or(help, |permission| {
                 format!("what it was refused last may be why; --grant {permission} opens that")
-            });
+            }));
         }
         failure
     })
+}
+
+/// What to do about a plugin that is quarantined.
+fn to_clear(args: &RunArgs) -> String {
+    let mut clear = vec!["plugin-host", "quarantine", "clear"];
+    let library = args.path.display().to_string();
+    clear.push(&library);
+    let file = match &args.quarantine {
+        Some(file) if !file.is_empty() => Some(file.display().to_string()),
+        Some(_) => None,
+        None => return "it crashed too often in this run; find out why".to_owned(),
+    };
+    if let Some(file) = &file {
+        clear.extend(["--file", file]);
+    }
+    let clear = shlex::try_join(clear).unwrap_or_default();
+    format!("find out why it crashes, then `{clear}`")
 }
 
 fn open_log(path: &Path) -> Result<AuditLog, Failure> {

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use anstream::{AutoStream, ColorChoice, stream::RawStream};
 use anstyle::{AnsiColor, Style};
 use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Table, presets};
-use sandbox_core::{Demand, EndReport, EnforcementReport, LayerReport};
+use sandbox_core::{Cause, Demand, EndReport, EnforcementReport, LayerReport, ResourceUsage};
 
 use super::escape;
 use crate::failure::{Exit, Failure};
@@ -138,10 +138,38 @@ pub(crate) fn report(look: Look, report: &EnforcementReport) -> String {
 pub(crate) fn end(look: Look, end: &EndReport) -> String {
     let shown = |head: String, text: String| format!("{head} {}", escape::block(&text, "  "));
     let fault = end.fault.as_ref().map(|fault| shown(look.bad("fault:"), fault.to_string()));
-    let refused = end.refused.as_ref();
+    // Of a forbidden call the cause says it all.
+    let refused = end.refused.as_ref().filter(|_| !matches!(end.cause, Cause::ForbiddenCall { .. }));
     let refused = refused.map(|refused| shown(look.doubtful("last refused:"), refused.to_string()));
-    let parts: Vec<_> = fault.into_iter().chain(refused).collect();
-    if parts.is_empty() { look.dim("nothing more is known of its end") } else { parts.join("\n") }
+    let usage = look.dim(&used(&end.usage));
+    fault.into_iter().chain(refused).chain([usage]).collect::<Vec<_>>().join("\n")
+}
+
+/// What a plugin has used, in a line: CPU time, and the most of the rest; of what it need not have used, only what it has.
+fn used(usage: &ResourceUsage) -> String {
+    let scratch = usage.scratch_bytes.map_or(0, |scratch| scratch.peak);
+    let mut parts = vec![
+        format!("{:.2} s of CPU time", usage.cpu_time.as_secs_f64()),
+        format!("{} of memory at most", size(usage.memory_bytes.peak)),
+    ];
+    for (bytes, what) in [
+        (scratch, "of scratch space at most"),
+        (usage.printed_bytes, "printed"),
+        (usage.dropped_output_bytes, "of that dropped"),
+    ] {
+        if bytes > 0 {
+            parts.push(format!("{} {what}", size(bytes)));
+        }
+    }
+    for (count, what) in [
+        (usage.processes.peak, "processes of its own at most"),
+        (usage.network_connections.peak, "connections at most"),
+    ] {
+        if count > 0 {
+            parts.push(format!("{count} {what}"));
+        }
+    }
+    format!("it had used {}", parts.join(", "))
 }
 
 /// The table as text. Its first `whole` columns are never broken into lines: they are names.

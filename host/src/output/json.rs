@@ -7,7 +7,7 @@
 //!
 //! | key of `error` | what it is |
 //! | --- | --- |
-//! | `kind` | `usage`, `io`, `plugin-id`, `permission`, `limit`, `library`, `not-a-plugin`, `metadata`, `abi`, `layer-missing`, `confine`, `zygote`, `quarantined`, `quarantine-file`, `load-failed`, `plugin-failed`, `ended`, `denied`, `message-too-large`, `wrong-state`, `monitor`, `other` |
+//! | `kind` | `usage`, `io`, `plugin-id`, `permission`, `limit`, `library`, `not-a-plugin`, `metadata`, `abi`, `layer-missing`, `limit-not-held`, `confine`, `zygote`, `quarantined`, `quarantine-file`, `load-failed`, `plugin-failed`, `ended`, `denied`, `message-too-large`, `wrong-state`, `monitor`, `other` |
 //! | `message` | the error and its sources, joined with `: ` |
 //! | `chain` | the same as a list |
 //! | `help` | what to do, or `null` |
@@ -22,7 +22,7 @@
 //! | `services` | what the plugin had the host say: `service`, `text` |
 //! | `events` | `time`, `kind`, and what belongs to that kind; `events_left_out` counts those over a bound |
 //! | `printed` | the end of what the plugin wrote to its stdout and stderr, escaped |
-//! | `end` | `null` if it was let go, else how its process ended: `cause` (words), `help`, `fault` (`null`, or `signal`, `why`, `address`, `thread`, `stack`, `incomplete`), `refused` (`null`, or the last refusal: `permission`, `action`, `object`, `rule`, `opened_by`), `printed` |
+//! | `end` | `null` if it was let go, else how its process ended: `cause` (words), `cause_kind` (a word: `Cause::kind`), `help`, `usage` (as in `top`), `fault` (`null`, or `signal`, `why`, `address`, `thread`, `stack`, `incomplete`), `refused` (`null`, or the last refusal: `permission`, `action`, `object`, `rule`, `opened_by`), `printed` |
 //!
 //! `inspect`, `doctor`, `audit`, `prove`, `quarantine` and `top` name their keys beside the code that makes them.
 
@@ -117,12 +117,18 @@ pub(crate) fn limits(limits: &ResourceLimits) -> Value {
     json!({
         "max_memory_mb": limits.max_memory_mb,
         "max_cpu_time_sec": limits.max_cpu_time_sec,
+        "max_cpu_percent": limits.max_cpu_percent,
         "max_file_handles": limits.max_file_handles,
         "max_network_connections": limits.max_network_connections,
         "max_file_size_mb": limits.max_file_size_mb,
+        "max_scratch_mb": limits.max_scratch_mb,
         "max_threads": limits.max_threads,
         "max_processes": limits.max_processes,
         "max_message_bytes": limits.max_message_bytes,
+        "max_output_bytes": limits.max_output_bytes,
+        "max_output_bytes_per_sec": limits.max_output_bytes_per_sec,
+        "max_pending_services": limits.max_pending_services,
+        "max_queued_messages": limits.max_queued_messages,
         "load_timeout_ms": milliseconds(limits.load_timeout),
         "activate_timeout_ms": milliseconds(limits.activate_timeout),
         "deactivate_timeout_ms": milliseconds(limits.deactivate_timeout),
@@ -134,7 +140,9 @@ pub(crate) fn limits(limits: &ResourceLimits) -> Value {
 pub(crate) fn end(end: &EndReport) -> Value {
     json!({
         "cause": end.cause.to_string(),
+        "cause_kind": end.cause.kind(),
         "help": end.help(),
+        "usage": end.usage,
         "fault": end.fault,
         "refused": end.refused,
         "printed": end.printed,
@@ -171,7 +179,9 @@ fn kind(kind: &EventKind) -> Value {
         EventKind::OperatorCommand { command, uid, .. } => {
             json!({ "kind": "operator-command", "command": command, "uid": uid })
         }
-        EventKind::Ended { cause, .. } => json!({ "kind": "ended", "cause": cause.to_string() }),
+        EventKind::Ended { cause, .. } => {
+            json!({ "kind": "ended", "cause": cause.to_string(), "cause_kind": cause.kind() })
+        }
         EventKind::RestartScheduled { attempt, delay, why, .. } => json!({
             "kind": "restart-scheduled", "attempt": attempt,
             "delay_ms": u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), "why": why,

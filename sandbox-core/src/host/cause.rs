@@ -94,6 +94,27 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Which of them it is, in a word for a program: the variant's name, as in `cpu-time`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unloaded => "unloaded",
+            Self::HostShutdown => "host-shutdown",
+            Self::Exited { .. } => "exited",
+            Self::Signal { .. } => "signal",
+            Self::ForbiddenCall { .. } => "forbidden-call",
+            Self::Memory { .. } => "memory",
+            Self::CpuTime { .. } => "cpu-time",
+            Self::Deadline { .. } => "deadline",
+            Self::ChannelClosed => "channel-closed",
+            Self::Protocol { .. } => "protocol",
+            Self::Revoked { .. } => "revoked",
+            Self::Stalled => "stalled",
+            Self::Hung { .. } => "hung",
+            Self::ByOperator { .. } => "by-operator",
+            Self::ZygoteLost => "zygote-lost",
+        }
+    }
+
     /// Whether the host, or an operator of it, wanted it to end, and it is not a crash.
     pub fn was_asked_for(&self) -> bool {
         matches!(self, Self::Unloaded | Self::HostShutdown | Self::ByOperator { .. })
@@ -103,7 +124,7 @@ impl Cause {
     /// code 0. These are counted, and lead to quarantine.
     pub fn is_crash(&self) -> bool {
         let clean = matches!(self, Self::Exited { code: 0 } | Self::Revoked { .. });
-        !(clean || self.was_asked_for() || matches!(self, Self::ByOperator { .. } | Self::ZygoteLost))
+        !(clean || self.was_asked_for() || matches!(self, Self::ZygoteLost))
     }
 
     /// What to do about it, where something can be done.
@@ -129,6 +150,11 @@ impl Cause {
             Self::ForbiddenCall { .. } => {
                 "the plugin, or a library of its, asks for what no permission opens: ask its vendor".into()
             }
+            Self::Hung { .. } => "a plugin that stops or ends its own first thread cannot be called: ask its vendor".into(),
+            Self::Protocol { .. } | Self::ChannelClosed => {
+                "no plugin that uses plugin-abi alone does so: treat it as hostile, or broken, and ask its vendor".into()
+            }
+            Self::Stalled => "a file system that it was granted did not answer in time".into(),
             Self::Revoked { permission, .. } => format!(
                 "to take {} back from a plugin that goes on, grant it as Grade::Mediated; to let it keep what it has, \
                  revoke_permission_leaving_open",

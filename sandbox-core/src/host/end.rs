@@ -119,7 +119,12 @@ impl EndReport {
             let opened_by = opened_by.as_ref()?;
             Some(format!("the last that it was refused is {action} {object}: grant {opened_by}"))
         };
-        self.cause.help().or_else(opened_by)
+        let own = || {
+            gave_up.then(|| {
+                "it gave up by itself, or by a fault of its own: its vendor can use this report".into()
+            })
+        };
+        self.cause.help().or_else(opened_by).or_else(own)
     }
 }
 
@@ -205,9 +210,10 @@ mod tests {
     #[test]
     fn an_end_after_a_refusal_names_what_would_have_opened_it_if_the_plugin_gave_up() {
         let mut report = EndReport::of(Cause::Exited { code: 3 });
-        assert_eq!(report.help(), None);
+        let vendor = "it gave up by itself, or by a fault of its own: its vendor can use this report";
+        assert_eq!(report.help().unwrap(), vendor);
         report.refused = Some(refusal(None));
-        assert_eq!(report.help(), None);
+        assert_eq!(report.help().unwrap(), vendor);
         report.refused = Some(refusal(Some("file-read:/x")));
         assert_eq!(report.help().unwrap(), "the last that it was refused is open /x: grant file-read:/x");
         assert_eq!(
