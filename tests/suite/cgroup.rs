@@ -60,6 +60,20 @@ fn read(folder: &Path, file: &str) -> String {
 }
 
 #[test]
+fn what_an_end_says_of_memory_names_its_meter_though_nobody_had_looked_before() {
+    let plugin = probe_with(PluginPolicy::new());
+    let meter = match version_at_hand("memory") {
+        Some(2) => MemoryMeter::CgroupV2,
+        Some(_) => MemoryMeter::CgroupV1,
+        None => MemoryMeter::Resident,
+    };
+    plugin.unload_plugin().expect("it ends");
+    let last = plugin.resource_usage().expect("it was loaded");
+    assert!(last.ended && last.memory_bytes.peak > 0, "{last:?}");
+    assert_eq!(last.memory_meter, meter);
+}
+
+#[test]
 fn where_a_group_for_memory_can_be_made_a_plugin_is_in_one_that_bounds_it_with_its_swap() {
     let plugin = probe_with(PluginPolicy::new().limits(ResourceLimits::default().max_memory_mb(50)));
     let report = plugin.enforcement_report().expect("it was loaded");

@@ -86,7 +86,7 @@ fn families(host: &HostFigures) -> Vec<MetricFamily> {
     for (name, help, value) in counted {
         made.counters(name, help, host.plugins.iter().map(|p| (of(p.plugin.as_str()), float(value(p)))));
     }
-    let limits: [Named<PluginFigures, Option<u64>>; 5] = [
+    let limits: [Named<PluginFigures, Option<u64>>; 7] = [
         ("plugin_sandbox_memory_limit_bytes", "Memory that a plugin may use.", |p| {
             p.limits.max_memory_mb.map(|mb| mb.saturating_mul(1 << 20))
         }),
@@ -96,12 +96,20 @@ fn families(host: &HostFigures) -> Vec<MetricFamily> {
         ("plugin_sandbox_file_handles_limit", "Descriptors that a plugin may hold.", |p| {
             p.limits.max_file_handles
         }),
-        ("plugin_sandbox_connections_limit", "Connections that a plugin may have.", |p| {
+        ("plugin_sandbox_network_connections_limit", "Connections that a plugin may have.", |p| {
             p.limits.max_network_connections
         }),
         ("plugin_sandbox_threads_limit", "Threads that a plugin may run beside its first.", |p| {
             p.limits.max_threads
         }),
+        ("plugin_sandbox_processes_limit", "Processes that a plugin may have beside its own.", |p| {
+            p.limits.max_processes
+        }),
+        (
+            "plugin_sandbox_scratch_limit_bytes",
+            "Scratch space that a plugin may use; 0 if it has none.",
+            |p| Some(p.limits.max_scratch_mb.saturating_mul(1 << 20)),
+        ),
     ];
     for (name, help, limit) in limits {
         let limited = host.plugins.iter().filter_map(|p| Some((of(p.plugin.as_str()), float(limit(p)?))));
@@ -120,7 +128,21 @@ fn usage(made: &mut Families, host: &HostFigures) {
         "CPU time of a plugin and its programs since its last load.",
         used().map(|(labels, usage)| (labels, usage.cpu_time.as_secs_f64())),
     );
-    let gauges: [Named<ResourceUsage, Option<u64>>; 6] = [
+    for (name, help, value) in [
+        (
+            "plugin_sandbox_printed_bytes_total",
+            "Bytes that a plugin has printed since its last load.",
+            (|usage| usage.printed_bytes) as fn(&ResourceUsage) -> u64,
+        ),
+        (
+            "plugin_sandbox_dropped_output_bytes_total",
+            "Bytes of them that were over a limit, and dropped.",
+            |usage| usage.dropped_output_bytes,
+        ),
+    ] {
+        made.counters(name, help, used().map(|(labels, usage)| (labels, float(value(usage)))));
+    }
+    let gauges: [Named<ResourceUsage, Option<u64>>; 7] = [
         ("plugin_sandbox_memory_bytes", "Memory that a plugin uses.", |usage| now(usage.memory_bytes)),
         (
             "plugin_sandbox_memory_peak_bytes",
@@ -128,11 +150,14 @@ fn usage(made: &mut Families, host: &HostFigures) {
             |usage| Some(usage.memory_bytes.peak),
         ),
         ("plugin_sandbox_file_handles", "Descriptors that a plugin holds.", |usage| now(usage.file_handles?)),
-        ("plugin_sandbox_connections", "Live connections of a plugin.", |usage| {
+        ("plugin_sandbox_network_connections", "Live connections of a plugin.", |usage| {
             now(usage.network_connections)
         }),
         ("plugin_sandbox_threads", "Threads of a plugin beside its first.", |usage| now(usage.threads)),
         ("plugin_sandbox_processes", "Processes of a plugin beside its own.", |usage| now(usage.processes)),
+        ("plugin_sandbox_scratch_bytes", "Scratch space that a plugin uses.", |usage| {
+            now(usage.scratch_bytes?)
+        }),
     ];
     for (name, help, value) in gauges {
         made.gauges(name, help, used().filter_map(|(labels, usage)| Some((labels, float(value(usage)?)))));

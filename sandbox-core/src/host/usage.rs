@@ -26,6 +26,7 @@ pub struct Used {
 
 /// Where the figures on memory are from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum MemoryMeter {
     /// The cgroup's own account, version 2 (`memory.current`, `memory.peak`): everything that the plugin and its programs have
@@ -55,8 +56,8 @@ pub struct ResourceUsage {
     pub memory_bytes: Used,
     /// Where that is from.
     pub memory_meter: MemoryMeter,
-    /// Descriptors that the plugin itself holds, in its own process; `None` where the host may not look. The peak is of the
-    /// moments at which somebody looked.
+    /// Descriptors that the plugin itself holds, in its own process; `None` where the host may not look, or nobody has. The peak
+    /// is of the moments at which somebody looked.
     pub file_handles: Option<Used>,
     /// Threads besides the one that it is called on, in its own process. The peak is of the moments at which somebody looked.
     pub threads: Used,
@@ -191,10 +192,15 @@ impl Instance {
         self.see_scratch(&mut usage);
         let (cpu_time, max_rss_kib) = reaped.unwrap_or_default();
         self.count_cpu(&mut usage, cpu_time);
-        let most = &mut usage.memory_bytes.peak;
         match self.cgroup.memory() {
-            Some((_, _, peak)) => *most = (*most).max(peak.unwrap_or(0)),
-            None => *most = (*most).max(max_rss_kib.saturating_mul(1024)),
+            Some((meter, _, peak)) => {
+                usage.memory_meter = meter;
+                usage.memory_bytes.peak = usage.memory_bytes.peak.max(peak.unwrap_or(0));
+            }
+            None => {
+                let most = max_rss_kib.saturating_mul(1024);
+                usage.memory_bytes.peak = usage.memory_bytes.peak.max(most);
+            }
         }
         usage.network_connections.peak = usage.network_connections.peak.max(connections.unwrap_or(0));
         usage.processes.peak = usage.processes.peak.max(self.family.most());
