@@ -285,3 +285,39 @@ fn every_test_that_security_md_names_is_there() {
 fn sources_whole(folder: &str) -> Vec<PathBuf> {
     sources(folder).into_iter().map(|source| root().join(source.path)).collect()
 }
+
+#[test]
+fn the_drawing_shows_every_thread_of_the_host() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("a document");
+    let drawing = text.split("```").nth(1).expect("a drawing");
+    let mut threads = Vec::new();
+    for source in sources("sandbox-core/src/host") {
+        for (number, code) in &source.lines {
+            let name = code.split_once(".name(\"plugin-").and_then(|(_, name)| name.split('"').next());
+            threads
+                .extend(name.map(|name| (format!("{}:{number}: {name}", source.path), format!("-{name}"))));
+        }
+    }
+    assert!(threads.len() > 5, "the threads are named in another way by now: {threads:?}");
+    let missing = threads.into_iter().filter(|(_, name)| !drawing.contains(name)).map(|(place, _)| place);
+    check("a thread that the drawing does not show", missing.collect());
+}
+
+#[test]
+fn every_test_that_the_eleven_steps_name_is_there() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("it is there");
+    let sources: Vec<_> =
+        sources_whole("tests").iter().map(|path| fs::read_to_string(path).expect("a source")).collect();
+    let is_sentence = |name: &&str| {
+        name.matches('_').count() > 3 && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+    };
+    let names: Vec<_> = text.split('`').skip(1).step_by(2).filter(is_sentence).collect();
+    assert!(names.len() > 8, "the table of the steps is read: {names:?}");
+    let called = |name: &str| {
+        sources
+            .iter()
+            .any(|text| text.contains(&format!("fn {name}(")) || text.contains(&format!("    {name}: ")))
+    };
+    let wrong = names.into_iter().filter(|name| !called(name)).map(str::to_owned).collect();
+    check("ARCHITECTURE.md names a test that there is not", wrong);
+}
