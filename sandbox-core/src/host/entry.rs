@@ -78,6 +78,8 @@ struct Operator {
 #[derive(Debug, Default)]
 struct Admission {
     inside: usize,
+    /// How many wait for all to leave.
+    waiting: usize,
     /// How many wait for all to leave, and let nobody in meanwhile.
     draining: usize,
     /// Nobody is let in ever again.
@@ -88,8 +90,14 @@ struct Admitted<'a>(&'a Entry);
 
 impl Drop for Admitted<'_> {
     fn drop(&mut self) {
-        lock(&self.0.admission).inside -= 1;
-        self.0.left.notify_all();
+        let mut admission = lock(&self.0.admission);
+        admission.inside -= 1;
+        // A call is no place for a system call that wakes nobody.
+        let is_awaited = admission.inside == 0 && admission.waiting > 0;
+        drop(admission);
+        if is_awaited {
+            self.0.left.notify_all();
+        }
     }
 }
 
@@ -306,10 +314,13 @@ impl Entry {
 
     /// Waits until all have left, or for so long. Whether they have.
     pub(crate) fn wait_idle(&self, until: Instant) -> bool {
-        let admission = lock(&self.admission);
+        let mut admission = lock(&self.admission);
+        admission.waiting += 1;
         let left = until.saturating_duration_since(Instant::now());
         let waited = self.left.wait_timeout_while(admission, left, |admission| admission.inside > 0);
-        waited.unwrap_or_else(PoisonError::into_inner).0.inside == 0
+        let mut admission = waited.unwrap_or_else(PoisonError::into_inner).0;
+        admission.waiting -= 1;
+        admission.inside == 0
     }
 
     /// Whether this thread runs a service for the operation under way.

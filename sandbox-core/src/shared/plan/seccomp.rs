@@ -47,7 +47,38 @@ fn compile(
     mismatch: SeccompAction,
     matched: SeccompAction,
 ) -> Result<BpfProgram, BackendError> {
-    SeccompFilter::new(rules, mismatch, matched, arch())?.try_into()
+    SeccompFilter::new(rules, mismatch, matched, arch())?.try_into().map(shortened)
+}
+
+/// The same with two instructions for each call without conditions, where seccompiler has five: the call's number is compared,
+/// and jumps lead from there to an answer or over it. A call with another number goes through one of them instead of two, and
+/// the kernel tries every number there is on a program that is installed.
+///
+/// No jump leads into those five or over them: each call's instructions stand for themselves, one behind the other.
+fn shortened(program: BpfProgram) -> BpfProgram {
+    let is = |code: u32| move |i: &sock_filter| u32::from(i.code) == code;
+    let (equal, jump) = (is(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K), is(libc::BPF_JMP | libc::BPF_JA));
+    let ret = is(libc::BPF_RET | libc::BPF_K);
+    let mut short = Vec::with_capacity(program.len());
+    let mut rest = program.as_slice();
+    loop {
+        match rest {
+            [number, yes, no, answer, other, behind @ ..]
+                // To the answer, or behind all of it.
+                if (equal(number) && (number.jt, number.jf) == (0, 1))
+                    && (jump(yes) && yes.k == 1 && jump(no) && no.k == 2)
+                    && (ret(answer) && ret(other)) =>
+            {
+                short.extend([number.clone(), answer.clone()]);
+                rest = behind;
+            }
+            [instruction, behind @ ..] => {
+                short.push(instruction.clone());
+                rest = behind;
+            }
+            [] => return short,
+        }
+    }
 }
 
 /// The rule that holds if all of `conditions` do.
@@ -125,6 +156,7 @@ fn x32_first(program: BpfProgram) -> BpfProgram {
 
 #[cfg(test)]
 mod tests {
+    use super::super::seccomp_conditions::Value;
     use super::super::seccomp_evaluator::{ARCH, evaluate, strictest};
     use super::super::seccomp_table::THREAD_FLAGS;
     use super::*;
@@ -225,6 +257,34 @@ mod tests {
         ];
         for (what, nr, args, expected) in rows {
             assert_eq!(becomes(*nr, args), *expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_program_that_was_shortened_answers_as_the_one_that_seccompiler_made() {
+        let conditions = [Condition::new(1, Holds::Is(Value::Number(7)))];
+        let rows = |with: bool| -> Rules {
+            let all = table(Surroundings { empty_root: true }).into_iter();
+            all.map(|Row { nr, .. }| match with && nr % 3 == 0 {
+                true => (nr, vec![rule(&conditions, PID).unwrap(), rule(&conditions, PID).unwrap()]),
+                false => (nr, vec![]),
+            })
+            .collect()
+        };
+        for (with, mismatch, matched) in [
+            (false, SeccompAction::Errno(38), SeccompAction::Allow),
+            (true, SeccompAction::Allow, SeccompAction::Trace(MARKER)),
+        ] {
+            let whole = SeccompFilter::new(rows(with), mismatch, matched, arch()).unwrap();
+            let whole: BpfProgram = whole.try_into().unwrap();
+            let short = shortened(whole.clone());
+            assert!(short.len() < whole.len(), "{} of {}", short.len(), whole.len());
+            for (nr, arch) in (0..700).flat_map(|nr| [(nr, ARCH), (nr, ARCH ^ 1)]) {
+                for value in [0, 7, 7 | 1 << 32, u64::MAX] {
+                    let answer = |program: &BpfProgram| evaluate(program, arch, nr, [value; 6]);
+                    assert_eq!(answer(&short), answer(&whole), "{nr}, {value}");
+                }
+            }
         }
     }
 
