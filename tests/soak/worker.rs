@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rig::inventory::{descendants, parent_of};
 use rig::plugins::explained;
-use rig::wait::{PATIENCE, until, watch};
+use rig::wait::{PATIENCE, until, watch, watch_if_alive};
 use rig::{Answer, Scratch, library};
 use sandbox_core::{
     App, Cause, ErrorKind, LibraryError, Operation, PERMISSION_FILE_READ, PERMISSION_PLUGIN,
@@ -226,7 +226,7 @@ impl Worker {
             && parent_of(pid).is_none_or(|zygote| self.weather.has_killed(zygote))
         {
             until("a plugin to be told of its zygote's end", || {
-                (sandbox.state() == PluginState::Crashed).then_some(())
+                (sandbox.process_id() != Some(pid)).then_some(())
             });
         }
         Ok(sandbox)
@@ -547,7 +547,8 @@ impl Worker {
             Refused::NotAllowed => {
                 matches!(error, PluginSandboxError::Library(LibraryError::ModuleNotAllowed { .. }))
             }
-            Refused::OtherAbi => !matches!(error, PluginSandboxError::Zygote { .. }),
+            Refused::OtherAbi if lost_with_zygote(&error) => return Err(failed("another cause")(error)),
+            Refused::OtherAbi => true,
         };
         want!(right, "{}", explained(&error));
         // Where the library's own code has said it, there was a helper.
@@ -562,11 +563,14 @@ impl Worker {
         let called = std::thread::scope(|scope| {
             let calling = scope.spawn(|| sandbox.call("sleep_forever", b""));
             until("the call to be under way", || {
+                if calling.is_finished() {
+                    return Some(());
+                }
                 // The plugin's thread sleeps in `park`; before the call it sleeps in a read of its pipe.
                 let pid = sandbox.process_id()?;
                 let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
                 let parked = call.split(' ').next() == Some(&libc::SYS_futex.to_string());
-                (parked || calling.is_finished() || call.is_empty()).then_some(())
+                (parked || call.is_empty()).then_some(())
             });
             let unloaded = sandbox.unload_plugin();
             (unloaded, calling.join())
@@ -924,6 +928,7 @@ fn lost_with_zygote(error: &PluginSandboxError) -> bool {
         error,
         PluginSandboxError::Ended { cause: Cause::ZygoteLost, .. }
             | PluginSandboxError::WrongState { ended: Some(Cause::ZygoteLost), .. }
+            | PluginSandboxError::Zygote { .. }
     )
 }
 
@@ -932,5 +937,6 @@ fn helper_of(sandbox: &PluginSandbox) -> Result<u32, Wrong> {
 }
 
 fn watch_helper(sandbox: &PluginSandbox) -> Result<rig::wait::Watched, Wrong> {
-    helper_of(sandbox).map(watch)
+    let gone = || Wrong { lost: true, ..wrong("it has ended before it was looked at") };
+    watch_if_alive(helper_of(sandbox)?).ok_or_else(gone)
 }
