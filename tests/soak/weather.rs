@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(crate) struct Weather {
     turns: AtomicU64,
     /// One storm at a time.
-    one: Mutex<BTreeSet<u32>>,
+    one: Mutex<BTreeSet<(u32, String)>>,
 }
 
 /// When something began.
@@ -21,7 +21,7 @@ pub(crate) struct Since(u64);
 /// A storm; over when it is dropped.
 pub(crate) struct Storm<'a> {
     weather: &'a Weather,
-    killed: MutexGuard<'a, BTreeSet<u32>>,
+    killed: MutexGuard<'a, BTreeSet<(u32, String)>>,
 }
 
 impl Weather {
@@ -47,13 +47,15 @@ impl Weather {
 
     /// Whether this zygote was killed by a storm that is over.
     pub(crate) fn has_killed(&self, zygote: u32) -> bool {
-        self.one.lock().unwrap_or_else(PoisonError::into_inner).contains(&zygote)
+        // One that is gone has no start: nothing but a storm ends a zygote here.
+        let Some(start) = start_of(zygote) else { return true };
+        self.one.lock().unwrap_or_else(PoisonError::into_inner).contains(&(zygote, start))
     }
 }
 
 impl Storm<'_> {
     pub(crate) fn kills(&mut self, zygote: u32) {
-        self.killed.insert(zygote);
+        self.killed.extend(start_of(zygote).map(|start| (zygote, start)));
     }
 }
 
@@ -61,4 +63,10 @@ impl Drop for Storm<'_> {
     fn drop(&mut self) {
         self.weather.turns.fetch_add(1, Ordering::SeqCst);
     }
+}
+
+/// When a process was started, in the kernel's ticks: numbers come round within minutes here.
+fn start_of(pid: u32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(19).map(str::to_owned)
 }

@@ -126,6 +126,8 @@ pub const ONE_FOLDER: Grants =
 pub enum Expected {
     /// Exactly this error, and the plugin goes on.
     Errno(i32),
+    /// This error, or the other where the helper has no root of its own; and the plugin goes on.
+    ErrnoOr(i32, i32),
     /// Exactly this answer, which tells nothing, and the plugin goes on.
     Got(String),
     /// An answer that ends like this, and the plugin goes on.
@@ -373,6 +375,10 @@ impl fmt::Display for Expected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Errno(errno) => write!(f, "{:?}", nix::errno::Errno::from_raw(*errno)),
+            Self::ErrnoOr(errno, other) => {
+                let [errno, other] = [errno, other].map(|errno| nix::errno::Errno::from_raw(*errno));
+                write!(f, "{errno:?}, or {other:?} without a root of its own")
+            }
             Self::Got(text) => write!(f, "got {text:?}"),
             Self::GotEnding(text) => write!(f, "got something, and then {text:?}"),
             Self::GotNot(text) => write!(f, "got anything but {text:?}"),

@@ -531,6 +531,9 @@ fn of_error(error: &PluginSandboxError) -> Inside {
 fn meets(row: &Row, expected: &Expected, inside: &Inside) -> bool {
     match (expected, inside) {
         (Expected::Errno(errno), Inside::Answered(answer)) => *answer == Answer::Errno(*errno),
+        (Expected::ErrnoOr(errno, other), Inside::Answered(answer)) => {
+            [errno, other].into_iter().any(|errno| *answer == Answer::Errno(*errno))
+        }
         (Expected::Got(text), Inside::Answered(answer)) => *answer == Answer::Got(text.as_bytes().to_vec()),
         (Expected::GotEnding(text), Inside::Answered(Answer::Got(got))) => got.ends_with(text.as_bytes()),
         (Expected::GotNot(text), Inside::Answered(Answer::Got(got))) => got != text.as_bytes(),
