@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::broker::Served;
-use super::cause::Cause;
+use super::end::cause::Cause;
 use super::entry::Entry;
 use super::lifecycle::Operation;
 use super::load::confine;

@@ -15,26 +15,26 @@ use rustix::process::{Pid, Rlimit};
 
 use super::app::App;
 use super::broker::{self, Brokered, HeldFiles};
-use super::cause::Cause;
 use super::decider::DeciderCell;
+use super::end::cause::Cause;
 use super::events::{EventHub, EventKind, escape};
 use super::figures::{CallOutcome, PluginFigures};
-use super::health::{Answer, Health, ProcessHealth};
 use super::instance::{Expect, GONE_TIMEOUT, Instance, Reply};
 use super::library;
 use super::lifecycle::{Operation, Outcome, PluginState};
+use super::limits::usage::ResourceUsage;
 use super::load;
 use super::lock::lock;
 use super::mediated;
-use super::messages::Exchange;
 use super::policy::{PluginPolicy, PolicyCell};
 use super::procfs;
-use super::quarantine::StoreCell;
 use super::report::EnforcementReport;
 use super::runtime::Runtime;
+use super::services::messages::Exchange;
 use super::subject::{Due, Subject};
-use super::supervise;
-use super::usage::ResourceUsage;
+use super::supervise::health::{Answer, Health, ProcessHealth};
+use super::supervise::quarantine::StoreCell;
+use super::supervise::restarts;
 use super::verify::kernel_label;
 use crate::error::PluginSandboxError;
 use crate::shared::plan::rlimits;
@@ -561,7 +561,7 @@ impl Entry {
     pub(crate) fn unload(&self) -> Result<(), PluginSandboxError> {
         // First of all: whatever comes to an end from here on stays so.
         self.subject.give_up();
-        supervise::forget(self);
+        restarts::forget(self);
         let unloaded = self.unload_for_good();
         self.release_services();
         self.write_down_crashes();
@@ -657,7 +657,7 @@ impl Entry {
         self.shut();
         // An error is a plugin that has nothing to be unloaded.
         let _ = self.subject.begin(Operation::Unload);
-        supervise::forget(self);
+        restarts::forget(self);
         self.release_services();
         if let Some(instance) = self.instance().filter(|instance| instance.end().is_none()) {
             instance.kill(Some(Cause::Unloaded));
@@ -698,7 +698,7 @@ impl Entry {
     pub(crate) fn look_after(self: &Arc<Self>) {
         self.write_down_crashes();
         match self.subject.restart_due(false) {
-            Due::At(due) => supervise::look_at(&Arc::downgrade(self), due),
+            Due::At(due) => restarts::look_at(&Arc::downgrade(self), due),
             Due::Now { .. } => self.restart(),
             Due::Never => {
                 let mut wanted = lock(&self.wanted);
@@ -714,7 +714,7 @@ impl Entry {
         let Ok(_admitted) = self.admit(Operation::Load) else { return };
         // A plugin that has crashed while a service runs for it must not keep the others from being restarted meanwhile.
         let Some(_turn) = self.free_turn(Operation::Load) else {
-            return supervise::look_at(&Arc::downgrade(self), Instant::now() + TURN_INTERVAL);
+            return restarts::look_at(&Arc::downgrade(self), Instant::now() + TURN_INTERVAL);
         };
         if let Some(instance) = self.instance() {
             instance.wait_end(); // whoever ended it may still be at it
@@ -731,7 +731,7 @@ impl Entry {
                     instance.wait_end();
                 }
                 self.subject.restart_failed(why);
-                supervise::look_at(&Arc::downgrade(self), Instant::now());
+                restarts::look_at(&Arc::downgrade(self), Instant::now());
             }
         }
     }

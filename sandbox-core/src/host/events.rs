@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use super::cause::Cause;
-use super::end::EndReport;
+use super::end::cause::Cause;
+use super::end::report::EndReport;
 use super::library::LibraryDigest;
 use super::lifecycle::PluginState;
 use crate::shared::policy::{PluginId, PluginPermission};

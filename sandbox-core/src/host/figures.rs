@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::usage::ResourceUsage;
+use super::limits::usage::ResourceUsage;
 use crate::shared::policy::{ResourceLimits, STANDARD_PERMISSIONS};
 
 /// How many bounds a latency is compared with: each twice the one before, from 1 µs to 67 s.

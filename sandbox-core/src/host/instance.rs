@@ -14,23 +14,23 @@ use rustix::process::{PidfdGetfdFlags, Signal};
 
 use super::app::App;
 use super::broker::Brokered;
-use super::cause::{self, Cause, Evidence, Violation};
-use super::cgroup::Group;
-use super::cpu::CpuBudget;
 use super::decider::Questions;
-use super::end::{self, EndReport, FaultReport, Refusal};
+use super::end::cause::{self, Cause, Evidence, Violation};
+use super::end::report::{self, EndReport, FaultReport, Refusal};
 use super::events::escape;
 use super::family::Family;
 use super::lifecycle::Operation;
+use super::limits::cgroup::Group;
+use super::limits::cpu::CpuBudget;
+use super::limits::output::Printed;
+use super::limits::usage::ResourceUsage;
 use super::lock::lock;
-use super::messages::Mailbox;
 use super::outbox::{Outbox, Written};
-use super::output::Printed;
 use super::procfs::{self, HostPid};
 use super::runtime::Core;
-use super::service_calls::{Backlog, ServiceCall};
+use super::services::calls::{Backlog, ServiceCall};
+use super::services::messages::Mailbox;
 use super::subject::Subject;
-use super::usage::ResourceUsage;
 use crate::shared::wire::control::{Bytes, CallId, Fault, FromHelper, LoadFault, ToHelper};
 use crate::shared::wire::frame::{self, ENVELOPE_BYTES};
 use crate::shared::wire::report::HelperReport;
@@ -487,7 +487,7 @@ impl Instance {
     fn end_report(&self, cause: Cause) -> EndReport {
         EndReport {
             refused: lock(&self.refused).take().map(Refusal::completed),
-            printed: end::tail(self.printed()),
+            printed: report::tail(self.printed()),
             usage: self.look(),
             ..EndReport::of(cause)
         }

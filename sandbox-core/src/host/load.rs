@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::broker::{Brokered, Folders, Handles, Network, Scratch, Served, UnderWay};
-use super::cause::{Cause, Evidence, derive};
+use super::end::cause::{Cause, Evidence, derive};
 use super::entry::{Entry, Loaded};
 use super::events::escape;
 use super::instance::{Expect, Instance, Parts, Reply};

@@ -7,7 +7,7 @@ use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::figures::{CallLatency, HostFigures, PluginFigures};
-use super::usage::{ResourceUsage, Used};
+use super::limits::usage::{ResourceUsage, Used};
 
 /// What the text is, as HTTP says it.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
-use super::cause::{Cause, Violation};
+use super::end::cause::{Cause, Violation};
 use super::instance::Instance;
 use super::outbox::Written;
 use crate::error::PluginSandboxError;

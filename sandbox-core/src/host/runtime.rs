@@ -9,10 +9,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::broker::{Relays, Workers};
-use super::cgroup::Groups;
+use super::limits::cgroup::Groups;
 use super::lock::lock;
 use super::reactor::Reactor;
-use super::service_pool::ServicePool;
+use super::services::pool::ServicePool;
 use super::zygote::Zygote;
 use crate::error::PluginSandboxError;
 use crate::shared::policy::Sabotage;

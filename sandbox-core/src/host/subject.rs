@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::cause::Cause;
 use super::decider::{self, Decider, DeciderCell};
-use super::end::EndReport;
+use super::end::cause::Cause;
+use super::end::report::EndReport;
 use super::entry::Entry;
 use super::events::{EventHub, EventKind, SandboxEvent};
 use super::figures::{Counters, PluginFigures};
@@ -21,10 +21,10 @@ use super::lifecycle::{self, Operation, Outcome, PluginState};
 use super::links::Links;
 use super::lock::lock;
 use super::mediated;
-use super::messages::Exchange;
 use super::policy::PolicyCell;
-use super::quarantine::{CrashRecord, QuarantineRecord, StoreCell};
-use super::supervise;
+use super::services::messages::Exchange;
+use super::supervise::quarantine::{CrashRecord, QuarantineRecord, StoreCell};
+use super::supervise::restarts;
 use crate::error::PluginSandboxError;
 use crate::shared::policy::{Grade, PluginId, PluginPermission, ResourceLimits, RestartWhen};
 use crate::shared::wire::zygote::HelperId;
@@ -460,7 +460,7 @@ impl Subject {
         let looked_after = was_kept_up || !standing.crashes.is_empty();
         drop(standing);
         if let Some(entry) = self.entry.get().filter(|_| looked_after) {
-            supervise::look_at(entry, Instant::now());
+            restarts::look_at(entry, Instant::now());
         }
     }
 

@@ -4,7 +4,7 @@
 
 use nix::errno::Errno;
 
-use super::cgroup::Group;
+use super::limits::cgroup::Group;
 use super::procfs::{self, HostPid, Status};
 use super::report::{EnforcementReport, LayerReport, LimitReport};
 use super::zygote::Zygote;

@@ -18,8 +18,8 @@ use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 
-use super::cgroup::Doors;
 use super::instance::Instance;
+use super::limits::cgroup::Doors;
 use crate::error::PluginSandboxError;
 use crate::shared::errno::from_rustix;
 use crate::shared::policy::Sabotage;

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use super::Brokered;
 use super::requests::{Answer, Request};
-use crate::host::fault::{Place, look};
+use crate::host::end::fault::{Place, look};
 use crate::host::instance::Instance;
 use crate::shared::sys::fault::SHOW_FAULT;
 use crate::shared::sys::{seccomp, signals};

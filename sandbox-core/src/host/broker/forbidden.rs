@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::requests::{Answer, Attempt, Request};
-use crate::host::cause::Cause;
+use crate::host::end::cause::Cause;
 use crate::shared::plan::seccomp;
 
 /// Ends who asks, if it asks for one of these.

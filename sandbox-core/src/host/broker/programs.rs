@@ -17,7 +17,7 @@ use rustix::fs::{FileType, OFlags, Stat, fstat};
 use super::files::{find_in_sight, find_plain, find_real, open_again, resolved_path, stat_bytes};
 use super::processes::as_the_kernel_walks;
 use super::requests::{Answer, Attempt, Refused, Request};
-use crate::host::cause::Cause;
+use crate::host::end::cause::Cause;
 use crate::host::family::Shown;
 use crate::host::instance::Instance;
 use crate::host::library::only_root_may_write;

@@ -17,7 +17,7 @@ use super::parked::Wait;
 use super::prompts::MOST_FOR_ONE;
 use super::{Brokered, fault, files, forbidden, machine, memory, network, processes, programs, refused};
 use crate::host::decider::{AccessRequest, Ruling};
-use crate::host::end::Refusal;
+use crate::host::end::report::Refusal;
 use crate::host::events::{EventKind, escape, escape_path};
 use crate::host::instance::Instance;
 use crate::host::lifecycle::PluginState;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::held::{self, Held};
 use super::ledger::{FileId, Lost, Mark};
 use super::{Brokered, network, programs};
-use crate::host::cause::Cause;
+use crate::host::end::cause::Cause;
 use crate::host::events::escape;
 use crate::host::instance::Instance;
 use crate::host::lock::lock;

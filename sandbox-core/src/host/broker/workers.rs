@@ -21,7 +21,7 @@ use super::prompts::{self, Pending};
 use super::requests::{self, Request, Served};
 use super::{Brokered, files};
 use crate::error::PluginSandboxError;
-use crate::host::cause::Cause;
+use crate::host::end::cause::Cause;
 use crate::host::instance::Instance;
 use crate::host::lock::lock;
 use crate::host::subject::Subject;

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::wire::{MonitorAnswer, MonitorCommand};
 use crate::error::PluginSandboxError;
 use crate::host::broker::HeldFiles;
-use crate::host::cause::Cause;
+use crate::host::end::cause::Cause;
 use crate::host::entry::Entry;
 use crate::host::events::{EventHub, EventKind, escape};
 use crate::host::figures::HostFigures;

@@ -1,6 +1,6 @@
 //! Whether a plugin that has ended is loaded again, how long that waits, and how many crashes are too many.
 //!
-//! Runs in any process. Owns the formula of the delay. Never keeps the time: `host::supervise` does.
+//! Runs in any process. Owns the formula of the delay. Never keeps the time: `host::supervise::restarts` does.
 
 use std::time::Duration;
 

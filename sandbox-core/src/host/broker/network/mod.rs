@@ -32,10 +32,10 @@ pub(crate) use self::relay::Relays;
 use self::sockets::Socket;
 use super::requests::{Answer, Attempt, Refused, Request};
 use super::{Brokered, memory};
-use crate::host::cause::Cause;
+use crate::host::end::cause::Cause;
 use crate::host::instance::Instance;
+use crate::host::limits::usage::Used;
 use crate::host::lock::lock;
-use crate::host::usage::Used;
 use crate::shared::errno::from_rustix;
 use crate::shared::policy::{Grants, NetworkScope, PERMISSION_NETWORK, PluginPermission, Scope, Verdict};
 

@@ -8,4 +8,4 @@ mod look;
 mod registers;
 mod unwind;
 
-pub(super) use look::{Place, look};
+pub(in crate::host) use look::{Place, look};

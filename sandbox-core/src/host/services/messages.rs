@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use plugin_abi::messages::{self, MAX_MESSAGE_BYTES, RECEIVE, SEND, SendStatus};
 
-use super::broker::UnderWay;
-use super::events::EventKind;
-use super::instance::{Instance, MOST_LARGEST_MESSAGES};
-use super::lock::lock;
-use super::subject::Subject;
+use crate::host::broker::UnderWay;
+use crate::host::events::EventKind;
+use crate::host::instance::{Instance, MOST_LARGEST_MESSAGES};
+use crate::host::lock::lock;
+use crate::host::subject::Subject;
 use crate::shared::policy::{PluginId, PluginPermission, Scope, Verdict};
 use crate::shared::wire::control::{Bytes, ServiceCallId, ToHelper, WireServiceError};
 
@@ -96,7 +96,7 @@ impl Exchange {
 
 /// What waits for one helper, or the threads of it that wait for something: never both.
 #[derive(Default)]
-pub(super) struct Mailbox {
+pub(in crate::host) struct Mailbox {
     closed: bool,
     messages: VecDeque<Message>,
     waits: Vec<Wait>,
@@ -169,7 +169,7 @@ fn failed(message: impl Into<String>) -> WireServiceError {
 
 impl Instance {
     /// Sends a message to another plugin: the service [`SEND`].
-    pub(super) fn send_message(&self, payload: &[u8]) -> Reply {
+    pub(in crate::host) fn send_message(&self, payload: &[u8]) -> Reply {
         let addressed = messages::split_address(payload);
         let addressed = addressed.and_then(|(to, bytes)| Some((PluginId::new(to).ok()?, bytes)));
         let Some((to, bytes)) = addressed else { return Err(failed("no plugin's id and message")) };
@@ -233,7 +233,7 @@ impl Instance {
 
     /// Gives this plugin its next message: the service [`RECEIVE`]. `None` if that answers the call `id`, or will: whoever
     /// sends one, or the reactor when the time is up.
-    pub(super) fn receive_message(&self, id: ServiceCallId, payload: &[u8]) -> Option<Reply> {
+    pub(in crate::host) fn receive_message(&self, id: ServiceCallId, payload: &[u8]) -> Option<Reply> {
         let Some(wait) = messages::decode_wait(payload) else {
             return Some(Err(failed("no number of milliseconds")));
         };
@@ -293,7 +293,7 @@ impl Instance {
     }
 
     /// Answers the waits whose time is up. When the next one's is.
-    pub(super) fn end_waits(&self, now: Instant) -> Option<Instant> {
+    pub(in crate::host) fn end_waits(&self, now: Instant) -> Option<Instant> {
         let mut mailbox = lock(&self.mailbox);
         let over: Vec<Wait> = mailbox.waits.extract_if(.., |wait| wait.until <= now).collect();
         let next = mailbox.waits.iter().map(|wait| wait.until).min();
@@ -305,7 +305,7 @@ impl Instance {
     }
 
     /// The helper has ended: nothing waits for it any more.
-    pub(super) fn close_mailbox(&self) {
+    pub(in crate::host) fn close_mailbox(&self) {
         let closed = Mailbox { closed: true, ..Mailbox::default() };
         let left = std::mem::replace(&mut *lock(&self.mailbox), closed);
         drop(left);

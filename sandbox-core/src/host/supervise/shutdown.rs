@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, unbounded};
 
-use super::cause::Cause;
-use super::entry::{Entry, Held};
-use super::instance::GONE_TIMEOUT;
 use crate::error::PluginSandboxError;
+use crate::host::end::cause::Cause;
+use crate::host::entry::{Entry, Held};
+use crate::host::instance::GONE_TIMEOUT;
 use crate::shared::policy::PluginId;
 use crate::shared::sys::signals;
 
@@ -63,7 +63,7 @@ impl fmt::Display for PluginEnding {
 }
 
 /// Ends all of them, once for all.
-pub(super) fn shutdown(all: &[Arc<Held>], timeout: Duration) -> ShutdownReport {
+pub(in crate::host) fn shutdown(all: &[Arc<Held>], timeout: Duration) -> ShutdownReport {
     let deadline = Instant::now() + timeout;
     // Nothing new begins in any before the first is waited for.
     all.iter().for_each(|entry| entry.shut());

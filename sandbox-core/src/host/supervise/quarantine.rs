@@ -17,11 +17,11 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::audit::timestamp;
-use super::events::{escape, escape_path};
-use super::library::LibraryDigest;
-use super::lock::lock;
-use super::protected;
+use crate::host::audit::timestamp;
+use crate::host::events::{escape, escape_path};
+use crate::host::library::LibraryDigest;
+use crate::host::lock::lock;
+use crate::host::protected;
 use crate::shared::policy::MOST_CRASHES;
 
 /// The version of the format, which the file has as its `version`.

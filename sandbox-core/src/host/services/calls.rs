@@ -10,28 +10,28 @@ use std::sync::atomic::Ordering;
 use plugin_abi::files;
 use plugin_abi::messages::{RECEIVE, SEND};
 
-use super::app::ServiceRequest;
-use super::cause::Violation;
-use super::decider::{self, AccessRequest, Ruling};
-use super::end::Refusal;
-use super::events::{EventKind, escape};
-use super::instance::{Incoming, Instance, MOST_LARGEST_MESSAGES};
-use super::lock::lock;
-use super::runtime::Core;
+use crate::host::app::ServiceRequest;
+use crate::host::decider::{self, AccessRequest, Ruling};
+use crate::host::end::cause::Violation;
+use crate::host::end::report::Refusal;
+use crate::host::events::{EventKind, escape};
+use crate::host::instance::{Incoming, Instance, MOST_LARGEST_MESSAGES};
+use crate::host::lock::lock;
+use crate::host::runtime::Core;
 use crate::shared::policy::PluginPermission;
 use crate::shared::wire::control::{Bytes, ServiceCallId, ToHelper, WireServiceError};
 
 /// A service that the plugin calls.
 #[derive(Debug)]
 pub(crate) struct ServiceCall {
-    pub(super) id: ServiceCallId,
-    pub(super) service: String,
-    pub(super) payload: Vec<u8>,
+    pub(in crate::host) id: ServiceCallId,
+    pub(in crate::host) service: String,
+    pub(in crate::host) payload: Vec<u8>,
 }
 
 /// Services called outside any operation and not run yet.
 #[derive(Default)]
-pub(super) struct Backlog {
+pub(in crate::host) struct Backlog {
     calls: VecDeque<ServiceCall>,
     payload_bytes: usize,
     /// Whether a worker has one of them, or is asked to take the next.
@@ -40,7 +40,7 @@ pub(super) struct Backlog {
 
 impl Instance {
     /// The plugin calls a service: the caller of the operation under way runs it, or a worker.
-    pub(super) fn called(
+    pub(in crate::host) fn called(
         self: &Arc<Self>,
         call: ServiceCall,
         during_operation: bool,
@@ -106,7 +106,7 @@ impl Instance {
     }
 
     /// Runs a service for the operation under way.
-    pub(super) fn serve(&self, call: ServiceCall) {
+    pub(in crate::host) fn serve(&self, call: ServiceCall) {
         self.in_service.store(false, Ordering::Release);
         self.answer(call);
     }

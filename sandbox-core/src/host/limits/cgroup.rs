@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 
-use super::lock::lock;
 use super::usage::MemoryMeter;
+use crate::host::lock::lock;
 use crate::shared::policy::{Layer, ResourceLimits, Sabotage};
 use crate::shared::sys::signals;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::lifecycle::Operation;
+use crate::host::lifecycle::Operation;
 use crate::shared::policy::PluginPermission;
 
 /// Why a helper has ended.

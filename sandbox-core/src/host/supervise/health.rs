@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use super::instance::Instance;
-use super::lifecycle::{Operation, PluginState};
-use super::procfs;
+use crate::host::instance::Instance;
+use crate::host::lifecycle::{Operation, PluginState};
+use crate::host::procfs;
 
 /// How a plugin is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub struct ProcessHealth {
 }
 
 impl ProcessHealth {
-    pub(super) fn of(instance: &Instance) -> Option<Self> {
+    pub(in crate::host) fn of(instance: &Instance) -> Option<Self> {
         let state = procfs::first_thread(instance.pid)?;
         let threads = procfs::threads(instance.pid).len();
         Some(Self { cpu_time: instance.cpu_time()?, threads, stopped: state == 'T' })
@@ -60,7 +60,7 @@ impl ProcessHealth {
 
 impl Instance {
     /// Why nobody could call it, if that is so: as seen from outside, without asking it.
-    pub(super) fn is_hung(&self) -> Option<&'static str> {
+    pub(in crate::host) fn is_hung(&self) -> Option<&'static str> {
         // The host itself stops it for a moment when it revokes.
         let _not_by_us = self.stopping.try_lock().ok()?;
         match procfs::first_thread(self.pid)? {

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::instance::Instance;
-use super::lock::lock;
-use super::procfs::{self, HostPid, Status};
+use crate::host::instance::Instance;
+use crate::host::lock::lock;
+use crate::host::procfs::{self, HostPid, Status};
 use crate::shared::plan::rlimits::OWN_DESCRIPTORS;
 
 /// How much of something is used, and the most that was used since the load.
@@ -135,7 +135,7 @@ impl Instance {
     }
 
     /// As [`usage`](Self::usage), but for the connections, which whoever calls this may be counting.
-    pub(super) fn look(&self) -> ResourceUsage {
+    pub(in crate::host) fn look(&self) -> ResourceUsage {
         let mut usage = lock(&self.usage);
         (usage.printed_bytes, usage.dropped_output_bytes) = self.printed_bytes();
         if usage.ended {
@@ -186,7 +186,7 @@ impl Instance {
     }
 
     /// Its helper has ended. `reaped`: its CPU time and the most memory that it had resident, in KiB, by whoever has reaped it.
-    pub(super) fn end_usage(&self, reaped: Option<(Duration, u64)>) {
+    pub(in crate::host) fn end_usage(&self, reaped: Option<(Duration, u64)>) {
         let connections = self.brokered().map(|brokered| brokered.network.most());
         let mut usage = lock(&self.usage);
         self.see_scratch(&mut usage);

@@ -4,22 +4,22 @@
 
 use std::time::Duration;
 
-use super::cause::Cause;
-use super::instance::Instance;
-use super::lock::lock;
+use crate::host::end::cause::Cause;
+use crate::host::instance::Instance;
+use crate::host::lock::lock;
 use crate::shared::policy::ResourceLimits;
 
 /// CPU time, as of the last activation.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct CpuBudget {
-    pub(super) base: Duration,
-    pub(super) limit_sec: Option<u64>,
+pub(in crate::host) struct CpuBudget {
+    pub(in crate::host) base: Duration,
+    pub(in crate::host) limit_sec: Option<u64>,
 }
 
 impl Instance {
     /// The CPU time of all its threads so far, from the process's own clock, clock_getcpuclockid(3); and that of what it has
     /// started.
-    pub(super) fn cpu_time(&self) -> Option<Duration> {
+    pub(in crate::host) fn cpu_time(&self) -> Option<Duration> {
         let clock = nix::time::ClockId::pid_cpu_clock_id(nix::unistd::Pid::from_raw(self.pid.0)).ok()?;
         let own = clock.now().ok().map(Duration::from)?;
         Some(if self.family.has_started() { own + self.family.cpu_time(self.pid) } else { own })

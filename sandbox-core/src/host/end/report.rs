@@ -9,9 +9,9 @@ use std::fmt;
 use nix::sys::signal::Signal;
 use serde::Serialize;
 
-use super::audit::opener;
 use super::cause::Cause;
-use super::usage::ResourceUsage;
+use crate::host::audit::opener;
+use crate::host::limits::usage::ResourceUsage;
 use crate::shared::policy::PluginPermission;
 
 /// How much of what was printed last is kept with an end.

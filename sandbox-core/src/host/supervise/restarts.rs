@@ -8,8 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
-use super::entry::Entry;
-use super::lock::lock;
+use crate::host::entry::Entry;
+use crate::host::lock::lock;
 use crate::shared::sys::signals;
 
 /// How many plugins may be restarted at once. Others wait a little longer.
@@ -27,7 +27,7 @@ static QUEUE: Mutex<Queue> = Mutex::new(Queue { items: Vec::new(), threads: 0, i
 static CHANGED: Condvar = Condvar::new();
 
 /// Has the plugin looked at at that time.
-pub(super) fn look_at(entry: &Weak<Entry>, due: Instant) {
+pub(in crate::host) fn look_at(entry: &Weak<Entry>, due: Instant) {
     let mut queue = lock(&QUEUE);
     queue.items.push((due, Weak::clone(entry)));
     queue.more_threads();
@@ -35,7 +35,7 @@ pub(super) fn look_at(entry: &Weak<Entry>, due: Instant) {
 }
 
 /// Does not look at it any more, unless that has begun.
-pub(super) fn forget(entry: *const Entry) {
+pub(in crate::host) fn forget(entry: *const Entry) {
     lock(&QUEUE).items.retain(|(_, other)| !std::ptr::eq(other.as_ptr(), entry));
     // A thread that has nothing to wait for any more ends.
     CHANGED.notify_all();

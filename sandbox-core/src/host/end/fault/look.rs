@@ -16,7 +16,7 @@ use super::image::Image;
 use super::registers::{CONTEXT_BYTES, Registers, half, word};
 use super::unwind::Tables;
 use crate::host::broker::{Served, open_file, read_bytes, read_path};
-use crate::host::end::{FaultReport, StackFrame};
+use crate::host::end::report::{FaultReport, StackFrame};
 use crate::host::events::escape;
 use crate::host::library::BASE_MODULES;
 use crate::host::procfs::HostPid;

@@ -5,9 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::events::escaped_char;
-use super::instance::Instance;
-use super::lock::lock;
+use crate::host::events::escaped_char;
+use crate::host::instance::Instance;
+use crate::host::lock::lock;
 use crate::shared::policy::ResourceLimits;
 
 /// How much of what a plugin prints is kept.
@@ -21,7 +21,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 
 /// What one plugin has printed.
 #[derive(Debug, Default)]
-pub(super) struct Printed {
+pub(in crate::host) struct Printed {
     kept: Vec<u8>,
     /// The last of what was dropped since anything was taken, and how much that was.
     dropped: Vec<u8>,
@@ -86,20 +86,20 @@ impl Instance {
         lock(&self.printed).take(bytes, Instant::now());
     }
 
-    pub(super) fn set_output_limits(&self, limits: &ResourceLimits) {
+    pub(in crate::host) fn set_output_limits(&self, limits: &ResourceLimits) {
         let mut printed = lock(&self.printed);
         printed.most = limits.max_output_bytes;
         printed.most_per_window = limits.max_output_bytes_per_sec;
     }
 
     /// How many bytes it has printed, and how many of them were dropped.
-    pub(super) fn printed_bytes(&self) -> (u64, u64) {
+    pub(in crate::host) fn printed_bytes(&self) -> (u64, u64) {
         let printed = lock(&self.printed);
         (printed.all_bytes, printed.all_dropped_bytes)
     }
 
     /// The last `most` bytes of what the plugin has printed, as it has.
-    pub(super) fn printed_last(&self, most: usize) -> Vec<u8> {
+    pub(in crate::host) fn printed_last(&self, most: usize) -> Vec<u8> {
         let mut all = lock(&self.printed).all();
         keep_last(&mut all, most);
         all
