@@ -35,11 +35,12 @@ const OPENED_BY_NAME: [&str; 5] =
 /// What the plugin `probe-modules` needs, and is tried without.
 const NEVER_HAD: &str = "libprobe_near.so";
 
-const TEXTS: [(&str, &str); 4] = [
-    ("etc/passwd", "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n"),
-    ("etc/group", "root:x:0:\nuser:x:1000:\n"),
-    ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
-    ("etc/hostname", "guest\n"),
+const TEXTS: [(&str, u32, &str); 5] = [
+    ("etc/passwd", 0o644, "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n"),
+    ("etc/shadow", 0o600, "root:*::::::\nuser:*::::::\n"),
+    ("etc/group", 0o644, "root:x:0:\nuser:x:1000:\n"),
+    ("etc/hosts", 0o644, "127.0.0.1 localhost\n::1 localhost\n"),
+    ("etc/hostname", 0o644, "guest\n"),
 ];
 
 const FOLDERS: [&str; 9] = ["dev", "proc", "sys", "tmp", "root", "run", "var/tmp", "w", "modules"];
@@ -57,8 +58,8 @@ pub(crate) fn write(to: &Path, init: &Path, extras: &[Extra]) -> Result<()> {
     for folder in FOLDERS {
         image.folder(folder)?;
     }
-    for (at, text) in TEXTS {
-        image.bytes(at, 0o644, text.as_bytes())?;
+    for (at, mode, text) in TEXTS {
+        image.bytes(at, mode, text.as_bytes())?;
     }
     // Those of Debian's are links into /usr: files are put where their paths lead.
     image.file(init, "init")?;

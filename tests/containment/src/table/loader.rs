@@ -78,8 +78,9 @@ fn one_segment_over_another(folder: &Path) -> Result<Vec<u8>, String> {
     in_segment(folder, elf::PT_LOAD, 1, P_VADDR, &at.to_le_bytes())
 }
 
-/// The plugin's bytes with an entry of its dynamic section made another: `tag` becomes `new`.
-fn retagged(folder: &Path, tag: elf::DynamicTag, new: elf::DynamicTag) -> Result<Vec<u8>, String> {
+/// The plugin's bytes with an entry of its dynamic section made another, `new`. Where that names a library, it is one that the
+/// plugin needs anyway: without the check it loads.
+fn retagged(folder: &Path, new: elf::DynamicTag) -> Result<Vec<u8>, String> {
     use object::read::elf::Dyn;
     let bytes = plugin(folder)?;
     let header = Header::parse(&*bytes).map_err(|error| error.to_string())?;
@@ -88,10 +89,12 @@ fn retagged(folder: &Path, tag: elf::DynamicTag, new: elf::DynamicTag) -> Result
     let dynamic =
         all.iter().find(|segment| segment.p_type(endian) == elf::PT_DYNAMIC).ok_or("no dynamic section")?;
     let entries = dynamic.dynamic(endian, &*bytes).ok().flatten().ok_or("no dynamic section")?;
-    let index = entries.iter().position(|entry| entry.d_tag(endian) == tag).ok_or("no such entry")?;
+    let find = |tag| entries.iter().position(|entry| entry.d_tag(endian) == tag).ok_or("no such entry");
+    let index = find(DISPENSABLE)?;
+    let needed = entries[find(elf::DT_NEEDED)?].d_val(endian);
     let at = usize::try_from(dynamic.p_offset(endian)).map_err(|error| error.to_string())?;
     let size = size_of::<elf::Dyn64<object::Endianness>>();
-    with(folder, at + index * size, &new.0.to_le_bytes())
+    with(folder, at + index * size, &[new.0.to_le_bytes(), needed.to_le_bytes()].concat())
 }
 
 // Offsets in an ELF header, and in a program header.
@@ -109,7 +112,7 @@ const P_FILESZ: usize = 32;
 const P_MEMSZ: usize = 40;
 const ALL_RIGHTS: [u8; 4] = [7, 0, 0, 0];
 /// An entry that a loader does without: how many relocations are relative.
-const DT_RELACOUNT: elf::DynamicTag = elf::DT_RELACOUNT;
+const DISPENSABLE: elf::DynamicTag = elf::DT_RELACOUNT;
 
 pub(super) fn rows() -> Vec<Row> {
     let mut rows = constructors();
@@ -329,19 +332,19 @@ fn needs() -> Vec<Row> {
         ),
         refused(
             "writes into its own code",
-            |folder| retagged(folder, DT_RELACOUNT, elf::DT_TEXTREL),
+            |folder| retagged(folder, elf::DT_TEXTREL),
             "text relocations",
             Works,
         ),
         refused(
             "stands in for another library",
-            |folder| retagged(folder, DT_RELACOUNT, elf::DT_FILTER),
+            |folder| retagged(folder, elf::DT_FILTER),
             "is a filter for another library",
-            Intact,
+            Works,
         ),
         refused(
             "brings another library along",
-            |folder| retagged(folder, DT_RELACOUNT, elf::DT_AUXILIARY),
+            |folder| retagged(folder, elf::DT_AUXILIARY),
             "is a filter for another library",
             Works,
         ),
