@@ -455,7 +455,8 @@ impl Instance {
         });
         let fault = lock(&self.fault).take();
         evidence.fault = fault.as_ref().map(|fault| (fault.signal, fault.address));
-        evidence.group_out_of_memory = self.cgroup.was_out_of_memory();
+        // That is how the kernel ends it then.
+        evidence.group_out_of_memory = status & 0x7f == libc::SIGKILL && self.cgroup.was_out_of_memory();
         let cause = cause::derive(status, max_rss_kib, &evidence);
         // One that was survived, or made up, is not what ended it.
         let fault = fault.filter(|fault| fault.signal == status & 0x7f);

@@ -207,6 +207,7 @@ pub(crate) fn confine(
         },
     };
     let broker = take_broker(&instance, &report, (served, scratch), zygote)?;
+    let cgroup = instance.cgroup.standing(instance.pid.0);
     let seen = Seen {
         plugin: entry.subject().id(),
         layers: &entry.subject().policy().layers,
@@ -215,7 +216,7 @@ pub(crate) fn confine(
         zygote,
         report: &report,
         pid: instance.pid,
-        cgroup: &instance.cgroup,
+        cgroup: &cgroup,
         counts_alone: instance.counts_alone,
         broker: &broker,
     };
@@ -239,7 +240,7 @@ pub(crate) fn confine(
         });
     }
     if limits.max_cpu_percent.is_some()
-        && let Err(why) = instance.cgroup.cpu_stands_for(instance.pid.0)
+        && let Err(why) = cgroup.cpu
     {
         end(&instance);
         let plugin = entry.subject().id().clone();
@@ -280,6 +281,7 @@ fn spawn(
     if let Some(errno) = not_in_cgroup {
         cgroup.was_not_entered(&format!("clone3 into it: {errno}"));
     }
+    cgroup.bound(limits);
     let Some(pid) = HostPid::of(&pidfd) else {
         // It has ended, and the zygote has reaped it, already.
         let end = zygote.early_end(id, began + limits.load_timeout);

@@ -4,7 +4,7 @@
 
 use nix::errno::Errno;
 
-use super::limits::cgroup::Group;
+use super::limits::cgroup::Standing;
 use super::procfs::{self, HostPid, Status};
 use super::report::{EnforcementReport, LayerReport, LimitReport};
 use super::zygote::Zygote;
@@ -25,7 +25,7 @@ pub(crate) struct Seen<'a> {
     pub(crate) report: &'a HelperReport,
     pub(crate) pid: HostPid,
     pub(crate) limits: &'a ResourceLimits,
-    pub(crate) cgroup: &'a Group,
+    pub(crate) cgroup: &'a Standing,
     /// Whether `RLIMIT_NPROC` counts this helper alone.
     pub(crate) counts_alone: bool,
     /// Whether the host has the filter's listener and all that goes with it; else why not, if there was one to be had.
@@ -79,24 +79,24 @@ pub(crate) fn verify(seen: &Seen<'_>) -> EnforcementReport {
 
 /// By what each limit is held, the strongest first.
 fn limits(seen: &Seen<'_>) -> Vec<LimitReport> {
-    let pid = seen.pid.0;
-    let and = |group: Result<String, String>, own: &str| match group {
+    let group = seen.cgroup;
+    let and = |group: &Result<String, String>, own: &str| match group {
         Ok(group) => format!("{group}; {own}"),
         Err(why) => format!("{own} ({why})"),
     };
-    let share = seen.cgroup.cpu_stands_for(pid).unwrap_or_else(|why| format!("nothing: {why}"));
+    let share = group.cpu.clone().unwrap_or_else(|why| format!("nothing: {why}"));
     let threads = if seen.counts_alone { "RLIMIT_NPROC" } else { "nothing of its own" };
     let host = || "the host".to_owned();
     let rows = [
-        ("max_memory_mb", and(seen.cgroup.memory_stands_for(pid), "RLIMIT_DATA, RLIMIT_AS")),
+        ("max_memory_mb", and(&group.memory, "RLIMIT_DATA, RLIMIT_AS")),
         ("max_cpu_time_sec", "the host, by the CPU clock of the process".to_owned()),
         ("max_cpu_percent", share),
         ("max_file_handles", "RLIMIT_NOFILE".to_owned()),
         ("max_file_size_mb", "RLIMIT_FSIZE".to_owned()),
         ("max_scratch_mb", "the size of a tmpfs of its own".to_owned()),
         ("max_network_connections", "the broker".to_owned()),
-        ("max_threads", and(seen.cgroup.tasks_stand_for(pid), threads)),
-        ("max_processes", and(seen.cgroup.tasks_stand_for(pid), "the broker")),
+        ("max_threads", and(&group.tasks, threads)),
+        ("max_processes", and(&group.tasks, "the broker")),
         ("max_message_bytes", host()),
         ("max_output_bytes", host()),
         ("max_output_bytes_per_sec", host()),
@@ -119,7 +119,7 @@ fn find(layer: Layer, seen: &Seen<'_>, status: &Status) -> Finding {
         Layer::NetworkNamespace => namespaces(seen, &["net"]),
         Layer::OtherNamespaces => namespaces(seen, &["ipc", "uts", "cgroup"]),
         Layer::EmptyRoot => empty_root(seen),
-        Layer::MemoryCgroup => match seen.cgroup.memory_stands_for(seen.pid.0) {
+        Layer::MemoryCgroup => match &seen.cgroup.memory {
             Ok(evidence) => Finding::stands(evidence),
             Err(why) => Finding::lacks(false, "none", format!("{why}; the rlimits hold what it allocates")),
         },

@@ -78,6 +78,16 @@ pub(crate) struct Group {
     leftovers: Arc<Leftovers>,
 }
 
+/// By what a helper's groups hold it; else why they do not.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    pub(crate) memory: Result<String, String>,
+    /// Its CPU share.
+    pub(crate) cpu: Result<String, String>,
+    /// Its threads and processes together.
+    pub(crate) tasks: Result<String, String>,
+}
+
 /// What a zygote needs to have a helper in its groups from the start.
 #[derive(Debug, Default)]
 pub(crate) struct Doors {
@@ -113,7 +123,7 @@ impl Groups {
         groups
     }
 
-    /// New groups with these limits, as far as they can be had.
+    /// New groups for a helper with these limits, as far as they can be had. They bound nothing yet.
     pub(crate) fn make(&self, limits: &ResourceLimits, sabotage: &Sabotage) -> Group {
         let left_out = Err("it was left out, for a test".to_owned());
         let memory = if sabotage.takes(Layer::MemoryCgroup) { &left_out } else { &self.memory };
@@ -163,16 +173,6 @@ impl Groups {
             Some(Err(why)) => group.cpu = Err(why),
             None => {}
         }
-        let failed = |error: io::Error| error.to_string();
-        if group.memory.is_ok() {
-            group.memory = group.set_memory(limits.max_memory_mb).and_then(|()| group.bound_swap());
-        }
-        if group.pids.is_ok() {
-            group.pids = group.set_tasks(limits).map_err(failed);
-        }
-        if group.cpu.is_ok() {
-            group.cpu = group.set_cpu(limits.max_cpu_percent).map_err(failed);
-        }
         group
     }
 }
@@ -198,6 +198,21 @@ impl Group {
         }
         if self.pids.is_ok() {
             self.pids = Err(why.to_owned());
+        }
+    }
+
+    /// Sets the limits for the first time: while the helper starts, which takes longer. None of the plugin's code runs before
+    /// the host has read them back.
+    pub(crate) fn bound(&mut self, limits: &ResourceLimits) {
+        let failed = |error: io::Error| error.to_string();
+        if self.memory.is_ok() {
+            self.memory = self.set_memory(limits.max_memory_mb).and_then(|()| self.bound_swap());
+        }
+        if self.pids.is_ok() {
+            self.pids = self.set_tasks(limits).map_err(failed);
+        }
+        if self.cpu.is_ok() {
+            self.cpu = self.set_cpu(limits.max_cpu_percent).map_err(failed);
         }
     }
 
@@ -287,12 +302,21 @@ impl Group {
         Some(fs::read_to_string(folder?.join(file)).ok()?.trim().to_owned())
     }
 
-    /// Whether the process is in the group, as the kernel tells it.
-    fn has(&self, pid: i32, folder: &Path, controller: Controller) -> bool {
+    /// What holds a helper, as the kernel tells it.
+    pub(crate) fn standing(&self, pid: i32) -> Standing {
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        Standing {
+            memory: self.memory_stands(&groups),
+            cpu: self.cpu_stands(&groups),
+            tasks: self.tasks_stand(&groups),
+        }
+    }
+
+    /// Whether a process of these groups is in that one.
+    fn has(&self, groups: &str, folder: &Path, controller: Controller) -> bool {
         let Some(name) = folder.file_name().and_then(|name| name.to_str()) else { return false };
-        let of = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
         let unified = self.unified.as_deref() == Some(folder);
-        of.lines().filter(|line| line.ends_with(name)).any(|line| {
+        groups.lines().filter(|line| line.ends_with(name)).any(|line| {
             let controllers = line.split(':').nth(1).unwrap_or_default();
             if unified {
                 controllers.is_empty()
@@ -302,8 +326,7 @@ impl Group {
         })
     }
 
-    /// What holds its memory, as the kernel tells it, if the process is in the group; else why nothing does.
-    pub(crate) fn memory_stands_for(&self, pid: i32) -> Result<String, String> {
+    fn memory_stands(&self, groups: &str) -> Result<String, String> {
         self.memory.clone()?;
         let show = |folder: Option<&PathBuf>, file: &str| {
             self.read(folder, file).map(|text| format!("{file}: {text}"))
@@ -312,46 +335,57 @@ impl Group {
             Some(folder) => (Some(folder), ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]),
             None => (self.unified.as_ref(), ["memory.max", "memory.swap.max"]),
         };
-        let is_in = folder.is_some_and(|folder| self.has(pid, folder, Controller::Memory));
+        let is_in = folder.is_some_and(|folder| self.has(groups, folder, Controller::Memory));
         let shown = show(folder, files[0]).filter(|_| is_in);
         let shown = shown.ok_or("the kernel does not show the helper in its group")?;
         let swap = show(folder, files[1]).unwrap_or_else(|| "no swap is on".to_owned());
         Ok(format!("{shown}, {swap}"))
     }
 
-    /// What holds its CPU share, as the kernel tells it; else why nothing does.
-    pub(crate) fn cpu_stands_for(&self, pid: i32) -> Result<String, String> {
+    fn cpu_stands(&self, groups: &str) -> Result<String, String> {
         self.cpu.clone()?;
         let (folder, file) = match &self.legacy_cpu {
             Some(folder) => (Some(folder), "cpu.cfs_quota_us"),
             None => (self.unified.as_ref(), "cpu.max"),
         };
-        let is_in = folder.is_some_and(|folder| self.has(pid, folder, Controller::Cpu));
+        let is_in = folder.is_some_and(|folder| self.has(groups, folder, Controller::Cpu));
         let shown = self.read(folder, file).filter(|_| is_in);
         shown
             .map(|text| format!("{file}: {text}"))
             .ok_or_else(|| "the kernel does not show the helper in its group".to_owned())
     }
 
-    /// What holds its threads and processes together; else why nothing does.
-    pub(crate) fn tasks_stand_for(&self, pid: i32) -> Result<String, String> {
+    fn tasks_stand(&self, groups: &str) -> Result<String, String> {
         self.pids.clone()?;
-        let is_in = self.unified.as_ref().is_some_and(|folder| self.has(pid, folder, Controller::Pids));
+        let is_in = self.unified.as_ref().is_some_and(|folder| self.has(groups, folder, Controller::Pids));
         let shown = self.read(self.unified.as_ref(), "pids.max").filter(|_| is_in);
         shown.map(|text| format!("pids.max: {text}")).ok_or_else(|| "it is in no such group".to_owned())
     }
 
+    /// By whose account, and which files of it: how many bytes are charged now, and the most that were.
+    fn account(&self) -> Option<(MemoryMeter, &PathBuf, [&'static str; 2])> {
+        self.memory.as_ref().ok()?;
+        match (&self.legacy_memory, &self.unified) {
+            (Some(folder), _) => {
+                let files = ["memory.usage_in_bytes", "memory.max_usage_in_bytes"];
+                Some((MemoryMeter::CgroupV1, folder, files))
+            }
+            (None, Some(folder)) => Some((MemoryMeter::CgroupV2, folder, ["memory.current", "memory.peak"])),
+            (None, None) => None,
+        }
+    }
+
     /// How many bytes are charged to it, and the most that were: of version 2 from Linux 5.19 on. By whose account.
     pub(crate) fn memory(&self) -> Option<(MemoryMeter, u64, Option<u64>)> {
-        self.memory.as_ref().ok()?;
-        let (meter, folder, [now, peak]) = match &self.legacy_memory {
-            Some(folder) => {
-                (MemoryMeter::CgroupV1, Some(folder), ["memory.usage_in_bytes", "memory.max_usage_in_bytes"])
-            }
-            None => (MemoryMeter::CgroupV2, self.unified.as_ref(), ["memory.current", "memory.peak"]),
-        };
-        let number = |file| self.read(folder, file)?.parse().ok();
+        let (meter, folder, [now, peak]) = self.account()?;
+        let number = |file| self.read(Some(folder), file)?.parse().ok();
         Some((meter, number(now)?, number(peak)))
+    }
+
+    /// The most bytes that were charged to it, at the end.
+    pub(crate) fn most_memory(&self) -> Option<(MemoryMeter, Option<u64>)> {
+        let (meter, folder, [_, peak]) = self.account()?;
+        Some((meter, self.read(Some(folder), peak).and_then(|text| text.parse().ok())))
     }
 
     /// Whether the kernel has killed a member for want of memory.

@@ -192,8 +192,8 @@ impl Instance {
         self.see_scratch(&mut usage);
         let (cpu_time, max_rss_kib) = reaped.unwrap_or_default();
         self.count_cpu(&mut usage, cpu_time);
-        match self.cgroup.memory() {
-            Some((meter, _, peak)) => {
+        match self.cgroup.most_memory() {
+            Some((meter, peak)) => {
                 usage.memory_meter = meter;
                 usage.memory_bytes.peak = usage.memory_bytes.peak.max(peak.unwrap_or(0));
             }
