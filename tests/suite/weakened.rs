@@ -9,10 +9,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use ::containment::{Rig, Stage, Verdict, table};
 use nix::sched::CloneFlags;
 use rig::child::{self, Part};
 use rig::plugins::{Attempts, explained};
 use rig::unconfined::{self, Outcome};
+use rig::wait::PATIENCE;
 use rig::{Answer, Scratch, active, libraries, library};
 use sandbox_core::{
     Demand, EventKind, Layer, LayerPolicy, PERMISSION_FILE_READ, PERMISSION_FILE_WRITE, PERMISSION_NETWORK,
@@ -20,8 +22,11 @@ use sandbox_core::{
 };
 
 /// What children of this module's can be told to do.
-pub const PARTS: &[(&str, Part)] =
-    &[("strict without namespaces", strict), ("best effort without namespaces", best_effort)];
+pub const PARTS: &[(&str, Part)] = &[
+    ("strict without namespaces", strict),
+    ("best effort without namespaces", best_effort),
+    ("rows without namespaces", rows),
+];
 
 /// Any that is not root's.
 pub const ORDINARY: u32 = 1000;
@@ -102,6 +107,51 @@ fn without_user_namespaces_best_effort_runs_with_what_is_left() {
     println!("{}", play("best effort without namespaces"));
 }
 
+#[test]
+fn without_user_namespaces_rows_are_refused_in_another_way_or_name_the_layer_that_would_hold_them() {
+    println!("{}", play("rows without namespaces"));
+}
+
+/// What is not held there, and for want of what. A host that is no root's tells a plugin its own user besides.
+const NOT_HELD: [(&str, &str); 3] = [
+    ("maps what it may read as code", "does not stand here: noexec-files"),
+    ("loads another plugin's library", "does not stand here: empty-root, noexec-files"),
+    ("asks who it is", "told the same as outside"),
+];
+
+fn rows(_: &[String]) -> Vec<u8> {
+    let rig = Rig {
+        probes: libraries::folder().to_owned(),
+        starter: Box::new(unconfined::starter),
+        policy: Box::new(|policy| policy.layers(without_namespaces())),
+        patience: PATIENCE,
+    };
+    let stage = Stage::new(&rig).unwrap_or_else(|error| panic!("{error}"));
+    let (mut told, mut tried) = (String::new(), 0);
+    for row in table() {
+        let lost = NOT_HELD.iter().find(|(name, _)| *name == row.name);
+        if lost.is_none() && row.instead.is_none() {
+            continue;
+        }
+        tried += 1;
+        let judged = stage.judge(&row);
+        match (&judged.verdict, lost) {
+            (Verdict::Held, None) => {}
+            (Verdict::NotHeld(why), Some((_, want))) => {
+                assert!(why.iter().any(|why| why.contains(want)), "{}: {why:?}", row.name);
+            }
+            (verdict, _) => panic!("{}: {verdict:?}", row.name),
+        }
+        told.push_str(&format!("{}: {}\n", row.name, judged.expected));
+    }
+    assert!(tried > 2 * NOT_HELD.len(), "{tried} rows");
+    told.into_bytes()
+}
+
+fn without_namespaces() -> LayerPolicy {
+    MISSING.into_iter().fold(LayerPolicy::strict(), LayerPolicy::best_effort)
+}
+
 fn strict(_: &[String]) -> Vec<u8> {
     let plugin = PluginSandbox::new("hello", PluginPolicy::new()).expect("a sandbox");
     let error = plugin.load_plugin(library("hello")).expect_err("layers are missing");
@@ -122,8 +172,7 @@ fn strict(_: &[String]) -> Vec<u8> {
 fn best_effort(_: &[String]) -> Vec<u8> {
     let scratch = Scratch::new();
     let file = scratch.file("file", "contents");
-    let layers = MISSING.into_iter().fold(LayerPolicy::strict(), LayerPolicy::best_effort);
-    let policy = PluginPolicy::new().layers(layers);
+    let policy = PluginPolicy::new().layers(without_namespaces());
     let plugin = active("probe", policy, library("probe"), ());
     let report = plugin.enforcement_report().expect("there was a load");
     for layer in &report.layers {

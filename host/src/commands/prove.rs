@@ -156,7 +156,7 @@ fn object(diagnosis: &Diagnosis, tried: &[Tried], left: &[String]) -> Value {
                 "group": row.group.name(),
                 "name": row.name,
                 "held_by": row.held_by.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "expected": row.expected.to_string(),
+                "expected": judged.expected.to_string(),
                 "inside": inside,
                 "control": cut(&judged.control, MOST),
                 "verdict": verdict,
@@ -197,7 +197,7 @@ fn text(look: Look, diagnosis: &Diagnosis, tried: &[Tried], left: &[String]) -> 
         rows.add_row([
             Cell::new(row.group.name()),
             Cell::new(row.name),
-            Cell::new(escape::line(&row.expected.to_string())),
+            Cell::new(escape::line(&judged.expected.to_string())),
             Cell::new(short(inside)),
             Cell::new(short(&judged.control)),
             Cell::new(verdict).fg(colour),

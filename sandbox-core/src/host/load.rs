@@ -281,7 +281,6 @@ fn spawn(
     if let Some(errno) = not_in_cgroup {
         cgroup.was_not_entered(&format!("clone3 into it: {errno}"));
     }
-    cgroup.bound(limits);
     let Some(pid) = HostPid::of(&pidfd) else {
         // It has ended, and the zygote has reaped it, already.
         let end = zygote.early_end(id, began + limits.load_timeout);
@@ -302,6 +301,7 @@ fn spawn(
         root = RootPlan::None;
     }
     let counts_alone = zygote.host_is_root || user == UserPlan::Own;
+    cgroup.bound(limits, counts_alone);
     // Spread by process, so that two hosts of one machine seldom share one.
     let number = id.0.wrapping_add(std::process::id().wrapping_mul(97));
     let plan = HelperPlan {

@@ -264,8 +264,12 @@ fn rlimits(seen: &Seen<'_>) -> Finding {
     }
     let counts_alone = seen.plan.rlimits.iter().any(|limit| limit.resource == Resource::Processes);
     if !counts_alone {
-        let why = "threads are not limited: they would count with all of this user's processes";
-        return Finding::lacks(false, evidence.join(", "), why);
+        let group = seen.cgroup.tasks.as_ref().ok().filter(|_| !seen.plan.sabotage.takes(Layer::Rlimits));
+        let Some(tasks) = group else {
+            let why = "threads are not limited: they would count with all of this user's processes";
+            return Finding::lacks(false, evidence.join(", "), why);
+        };
+        evidence.push(format!("{tasks} in its place"));
     }
     Finding::stands(evidence.join(", "))
 }

@@ -126,8 +126,6 @@ pub const ONE_FOLDER: Grants =
 pub enum Expected {
     /// Exactly this error, and the plugin goes on.
     Errno(i32),
-    /// This error, or the other where the helper has no root of its own; and the plugin goes on.
-    ErrnoOr(i32, i32),
     /// Exactly this answer, which tells nothing, and the plugin goes on.
     Got(String),
     /// An answer that ends like this, and the plugin goes on.
@@ -227,6 +225,8 @@ pub struct Row {
     pub steps: Vec<Step>,
     /// What must come of it.
     pub expected: Expected,
+    /// What must come of it instead where this layer does not stand.
+    pub instead: Option<(Layer, Expected)>,
     /// What shows that it is real.
     pub control: Control,
     /// What holds it; any one of several is enough.
@@ -267,6 +267,7 @@ impl Row {
             library: Library::Of("probe"),
             steps: vec![call(method, payload)],
             expected,
+            instead: None,
             control,
             held_by: vec![HeldBy::Layer(Layer::Seccomp)],
             under: vec![NOTHING, EVERYTHING],
@@ -329,6 +330,28 @@ impl Row {
         self
     }
 
+    /// What must come of it instead where this layer does not stand: it is refused in another way. Not for what goes through
+    /// then, which is not held.
+    #[must_use]
+    pub fn without(mut self, layer: Layer, expected: Expected) -> Self {
+        self.instead = Some((layer, expected));
+        self
+    }
+
+    /// What must come of it where these layers do not stand.
+    pub fn expected_without(&self, missing: &[Layer]) -> &Expected {
+        match &self.instead {
+            Some((layer, expected)) if missing.contains(layer) => expected,
+            _ => &self.expected,
+        }
+    }
+
+    /// Of the missing layers those that hold it.
+    pub fn lost_with(&self, missing: &[Layer]) -> Vec<Layer> {
+        let holds = |layer: &Layer| self.held_by.contains(&HeldBy::Layer(*layer));
+        missing.iter().copied().filter(holds).collect()
+    }
+
     /// The grants under which it is tried.
     #[must_use]
     pub fn under(mut self, under: &[Grants]) -> Self {
@@ -375,10 +398,6 @@ impl fmt::Display for Expected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Errno(errno) => write!(f, "{:?}", nix::errno::Errno::from_raw(*errno)),
-            Self::ErrnoOr(errno, other) => {
-                let [errno, other] = [errno, other].map(|errno| nix::errno::Errno::from_raw(*errno));
-                write!(f, "{errno:?}, or {other:?} without a root of its own")
-            }
             Self::Got(text) => write!(f, "got {text:?}"),
             Self::GotEnding(text) => write!(f, "got something, and then {text:?}"),
             Self::GotNot(text) => write!(f, "got anything but {text:?}"),

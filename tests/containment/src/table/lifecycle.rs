@@ -4,14 +4,16 @@
 
 use std::time::Duration;
 
-use sandbox_core::{App, ResourceLimits};
+use sandbox_core::{App, Layer, ResourceLimits};
 
 use crate::Control::{Exits, Like, RunsOn, Signal, Works};
-use crate::Expected::{self, Deadline, Exited, Gone, Harmless};
+use crate::Expected::{self, Deadline, Errno, Exited, Failed, Gone, Harmless};
 use crate::row::{EVERYTHING, call};
 use crate::{Control, HeldBy, Row, Step};
 
 const HOST: &[HeldBy] = &[HeldBy::Host];
+/// Where a helper has no root of its own it starts nothing.
+const NO_CHILDREN: Expected = Failed("came to EPERM");
 
 fn hurried(limits: ResourceLimits) -> ResourceLimits {
     let soon = Duration::from_millis(300);
@@ -128,11 +130,16 @@ fn at_its_moments() -> Vec<Row> {
 
 fn outliving() -> Vec<Row> {
     vec![
-        ends("leaves a child in a session of its own", "daemon", "", Harmless, Works).under(&[EVERYTHING]),
+        ends("leaves a child in a session of its own", "daemon", "", Harmless, Works)
+            .without(Layer::EmptyRoot, Errno(libc::EPERM))
+            .under(&[EVERYTHING]),
         ends("leaves children that sleep", "sleepers", "4", Harmless, Works)
+            .without(Layer::EmptyRoot, NO_CHILDREN)
             .under(&[EVERYTHING])
             .then(Step::Unload),
-        ends("leaves a child that stands still", "stopped", "", Harmless, Works).under(&[EVERYTHING]),
+        ends("leaves a child that stands still", "stopped", "", Harmless, Works)
+            .without(Layer::EmptyRoot, Errno(libc::EPERM))
+            .under(&[EVERYTHING]),
         ends(
             "aborts with children that sleep",
             "abort",
@@ -142,10 +149,12 @@ fn outliving() -> Vec<Row> {
             Like(vec![call("abort", "")], Box::new(Signal(libc::SIGABRT))),
         )
         .after("sleepers", "4")
+        .without(Layer::EmptyRoot, NO_CHILDREN)
         .under(&[EVERYTHING]),
         ends("blocks every signal with children that sleep", "block_signals", "", Deadline, RunsOn)
             .after("sleepers", "4")
             .limits(hurried)
+            .without(Layer::EmptyRoot, NO_CHILDREN)
             .under(&[EVERYTHING]),
     ]
 }

@@ -32,6 +32,8 @@ pub(crate) struct Group {
     pub(super) memory: Result<(), String>,
     pub(super) pids: Result<(), String>,
     pub(super) cpu: Result<(), String>,
+    /// Whether threads and processes are counted by nothing else. A helper that has no namespaces starts no processes.
+    pub(super) counts_threads: bool,
     pub(super) removed: AtomicBool,
     pub(super) leftovers: Arc<Leftovers>,
 }
@@ -80,8 +82,9 @@ impl Group {
     }
 
     /// Sets the limits for the first time: while the helper starts, which takes longer. None of the plugin's code runs before
-    /// the host has read them back.
-    pub(crate) fn bound(&mut self, limits: &ResourceLimits) {
+    /// the host has read them back. `counts_alone`: whether an rlimit counts this helper's threads and no others.
+    pub(crate) fn bound(&mut self, limits: &ResourceLimits, counts_alone: bool) {
+        self.counts_threads = !counts_alone;
         let failed = |error: io::Error| error.to_string();
         if self.memory.is_ok() {
             self.memory = self.set_memory(limits.max_memory_mb).and_then(|()| self.bound_swap());
@@ -128,7 +131,8 @@ impl Group {
 
     /// Sets how many threads and processes there may be together.
     pub(crate) fn set_tasks(&self, limits: &ResourceLimits) -> io::Result<()> {
-        let most = limits.max_threads.zip(limits.max_processes);
+        let processes = if self.counts_threads { Some(0) } else { limits.max_processes };
+        let most = limits.max_threads.zip(processes);
         // As RLIMIT_NPROC counts them: all that runs.
         let most = most.map(|(threads, processes)| threads.saturating_add(processes).saturating_add(1));
         let text = most.map_or_else(|| "max".to_owned(), |most| most.to_string());

@@ -72,6 +72,7 @@ impl Groups {
             pids: self.pids.as_ref().map(drop).map_err(Clone::clone),
             cpu: self.cpu.as_ref().map(drop).map_err(Clone::clone),
             unified: None,
+            counts_threads: false,
             removed: AtomicBool::new(false),
             leftovers: Arc::clone(&self.leftovers),
         };
