@@ -17,10 +17,10 @@ use rig::libraries::{compile_c, with_modules, without_modules};
 use rig::plugins::{Attempts, explained};
 use rig::unconfined::{self, Outcome};
 use rig::wait::{PATIENCE, watch, watch_if_alive};
-use rig::{Answer, Scratch, active, library, probe, probe_with};
+use rig::{Answer, Scratch, active, library, probe_with};
 use sandbox_core::{
     App, Backoff, Cause, LibraryError, PERMISSION_FILE_READ, PERMISSION_PROCESS, PluginPolicy, PluginSandbox,
-    PluginSandboxError, PluginSandboxManager, PluginState, RestartPolicy,
+    PluginSandboxError, PluginSandboxManager, PluginState, ResourceLimits, RestartPolicy,
 };
 
 /// What children of this module's can be told to do.
@@ -41,11 +41,21 @@ pub const PARTS: &[(&str, Part)] = &[
     ("first load on a thread that ends", first_load_on_a_thread_that_ends),
 ];
 
+/// Operations that do not end for a busy machine.
+fn patient() -> PluginPolicy {
+    let limits = ResourceLimits::default().load_timeout(PATIENCE).activate_timeout(PATIENCE);
+    PluginPolicy::new().limits(limits.call_timeout(PATIENCE).deactivate_timeout(PATIENCE))
+}
+
+fn probe() -> PluginSandbox {
+    probe_with(patient())
+}
+
 /// A whole life with a call, a service, a brokered open and a crash.
 fn a_life() {
     let scratch = Scratch::new();
     let file = scratch.file("file", "contents");
-    let policy = PluginPolicy::new().permission(PERMISSION_FILE_READ);
+    let policy = patient().permission(PERMISSION_FILE_READ);
     let app = App::new().service("log", |_| Ok(b"logged".to_vec()));
     let plugin = active("probe", policy, library("probe"), app);
     assert_eq!(plugin.attempt("echo", "x").text(), "x");
@@ -224,14 +234,14 @@ fn no_working_directory(_: &[String]) -> Vec<u8> {
     std::env::set_current_dir(&folder).expect("it is there");
     std::fs::remove_dir(&folder).expect("it is empty");
     std::env::current_dir().expect_err("it is gone");
-    active("probe", PluginPolicy::new(), library, ());
+    active("probe", patient(), library, ());
     Vec::new()
 }
 
 fn few_descriptors(_: &[String]) -> Vec<u8> {
     let library = library("probe");
     let load = || -> Result<(), PluginSandboxError> {
-        let plugin = PluginSandbox::new("probe", PluginPolicy::new())?;
+        let plugin = PluginSandbox::new("probe", patient())?;
         plugin.load_plugin(&library)?;
         plugin.activate_plugin(())?;
         plugin.call("echo", b"x").map(drop)
@@ -306,20 +316,19 @@ fn keeps_ended_plugins(_: &[String]) -> Vec<u8> {
     Vec::new()
 }
 
+fn long_calls() -> ResourceLimits {
+    let limits = ResourceLimits::default().load_timeout(PATIENCE).activate_timeout(PATIENCE);
+    limits.call_timeout(Duration::from_secs(600))
+}
+
 fn supervised(restart: RestartPolicy) -> PluginSandbox {
-    let limits = sandbox_core::ResourceLimits::default()
-        .load_timeout(PATIENCE)
-        .activate_timeout(PATIENCE)
-        .call_timeout(Duration::from_secs(600));
-    probe_with(PluginPolicy::new().limits(limits).restart(restart))
+    probe_with(PluginPolicy::new().limits(long_calls()).restart(restart))
 }
 
 fn waits_to_be_killed(_: &[String]) -> Vec<u8> {
     let plugins: Vec<_> = ["sleep_forever", "spin_forever"]
         .map(|method| {
-            let limits = sandbox_core::ResourceLimits::default()
-                .call_timeout(Duration::from_secs(600))
-                .max_cpu_time_sec(None);
+            let limits = long_calls().max_cpu_time_sec(None);
             let plugin = probe_with(PluginPolicy::new().limits(limits).permission(PERMISSION_PROCESS));
             for leaves in ["sleepers", "daemon", "stopped"] {
                 assert!(plugin.attempt(leaves, "1").got_it(), "{leaves}");
@@ -383,7 +392,7 @@ fn a_host_may_name_another_program_for_its_helpers() {
     std::fs::copy(std::env::current_exe().expect("a test program knows its name"), &copy)
         .expect("it can be read");
     let manager = PluginSandboxManager::with_helper_program(&copy);
-    manager.register_plugin("hello", PluginPolicy::new()).expect("it is new");
+    manager.register_plugin("hello", patient()).expect("it is new");
     manager.load_plugin("hello", library("hello")).expect("it loads");
     manager.activate_plugin("hello", ()).expect("it activates");
     assert_eq!(manager.call("hello", "greet", b"you").expect("it answers"), b"hello, you");
@@ -396,7 +405,7 @@ fn a_program_that_cannot_be_a_helper_is_an_error_and_not_a_wait() {
     // One runs and is none of ours, the others cannot even be started, and are named.
     for (program, starts) in [("/bin/true", true), ("/nowhere/helper", false), ("/etc/passwd", false)] {
         let manager = PluginSandboxManager::with_helper_program(program);
-        manager.register_plugin("hello", PluginPolicy::new()).expect("it is new");
+        manager.register_plugin("hello", patient()).expect("it is new");
         let error = manager.load_plugin("hello", library("hello")).expect_err("it is no helper");
         let named = match &error {
             PluginSandboxError::Zygote { .. } => starts,
@@ -436,7 +445,7 @@ fn loader_told_of_libraries(_: &[String]) -> Vec<u8> {
     let scratch = Scratch::new();
     let library = without_modules(&scratch);
     assert!(unconfined::attempt_of(&library, "add", "1").reached(), "they are found there otherwise");
-    let policy = PluginPolicy::new().allow_modules(["libprobe_near.so", "libprobe_far.so"]);
+    let policy = patient().allow_modules(["libprobe_near.so", "libprobe_far.so"]);
     let plugin = PluginSandbox::new("modules", policy).expect("a sandbox");
     match plugin.load_plugin(&library) {
         Err(PluginSandboxError::Library(LibraryError::ModuleNotFound { .. })) => {}
