@@ -577,7 +577,7 @@ hosts! {
 #[test]
 fn a_host_without_processes_at_any_point_of_a_load_gets_an_error_and_loses_nothing() {
     // Root is not counted: the child is an ordinary user, in a user namespace, which counts for itself.
-    println!("{}", weakened::play_in_user_namespace("ever more processes", weakened::ORDINARY, true));
+    println!("{}", weakened::play_in_user_namespace("ever more processes", &[], weakened::ORDINARY, true));
 }
 
 #[test]
@@ -585,7 +585,7 @@ fn a_host_without_proc_is_told_so_and_the_next_load_works() {
     if nix::unistd::geteuid().is_root() {
         println!("{}", String::from_utf8_lossy(&child::run("without /proc", &[])));
     } else {
-        println!("{}", weakened::play_in_user_namespace("without /proc", 0, true));
+        println!("{}", weakened::play_in_user_namespace("without /proc", &[], 0, true));
     }
 }
 

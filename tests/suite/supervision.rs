@@ -1,27 +1,37 @@
 //! What becomes of plugins that end by themselves, of those that hang, and of all of them when the host shuts down.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rig::child::{self, Part};
 use rig::events::expect;
+use rig::inventory::{descendants, parent_of};
 use rig::libraries::constructor_that;
 use rig::plugins::{Attempts, explained};
 use rig::wait::{PATIENCE, until, watch};
 use rig::{Scratch, active, library, loaded, probe_with};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use sandbox_core::{
-    Answer, App, Backoff, Cause, EventKind, LibraryDigest, Operation, PERMISSION_FILE_READ,
-    PERMISSION_PROCESS, PluginEnding, PluginPolicy, PluginSandbox, PluginSandboxError, PluginSandboxManager,
-    PluginState, QuarantineStore, ResourceLimits, RestartPolicy,
+    Answer, App, Backoff, Cause, EventKind, Layer, LayerPolicy, LibraryDigest, Operation,
+    PERMISSION_FILE_READ, PERMISSION_PROCESS, PluginEnding, PluginPolicy, PluginSandbox, PluginSandboxError,
+    PluginSandboxManager, PluginState, QuarantineError, QuarantineStore, ResourceLimits, RestartPolicy,
 };
 
+use crate::weakened;
+
 /// What children of this module's can be told to do.
-pub const PARTS: &[(&str, Part)] = &[("loads under quarantine", loads_under_quarantine)];
+pub const PARTS: &[(&str, Part)] = &[
+    ("loads under quarantine", loads_under_quarantine),
+    ("is killed in its restarts", is_killed_in_its_restarts),
+    ("writes to a full disk", writes_to_a_full_disk),
+];
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -242,6 +252,16 @@ fn an_operation_while_a_restart_waits_says_when_it_comes() {
 
 /// A plugin whose second activation, the restart's, is held up in a service of the host's until the sender is dropped.
 fn held_up_in_its_restart() -> (PluginSandbox, Sender<()>) {
+    let plugin = PluginSandbox::new("life", policy(comes_back())).expect("a sandbox");
+    let release = hold_up_in_its_activation(&plugin);
+    (plugin, release)
+}
+
+fn comes_back() -> RestartPolicy {
+    RestartPolicy::on_crash().backoff(soon())
+}
+
+fn hold_up_in_its_activation(plugin: &PluginSandbox) -> Sender<()> {
     let ((entered, has_entered), (release, released)) = (channel(), channel::<()>());
     let (count, released) = (AtomicUsize::new(0), Mutex::new(released));
     let app = App::new().service("test.activate", move |_| {
@@ -251,10 +271,62 @@ fn held_up_in_its_restart() -> (PluginSandbox, Sender<()>) {
         }
         Ok(Vec::new())
     });
-    let plugin = life(RestartPolicy::on_crash().backoff(soon()), app);
+    plugin.load_plugin(library("probe-life")).expect("it loads");
+    plugin.activate_plugin(app).expect("it activates");
     plugin.call("now", b"abort").expect_err("it aborts");
     has_entered.recv_timeout(PATIENCE).expect("the restart activates it");
-    (plugin, release)
+    release
+}
+
+/// Two versions of one library: the second has a constructor that never returns.
+fn with_another_that_hangs(scratch: &Scratch) -> [String; 2] {
+    ["first", "second"].map(|version| {
+        let act = if version == "first" { "nothing" } else { "hang" };
+        let at = scratch.at(version);
+        std::fs::rename(constructor_that(scratch, act), &at).expect("both are ours");
+        at
+    })
+}
+
+/// Has a plugin's restart be in the middle of its load, for as long as nobody ends it.
+fn hold_up_in_its_load(plugin: &PluginSandbox, [library, hangs]: [&str; 2]) {
+    plugin.load_plugin(library).unwrap_or_else(|error| panic!("{}", explained(&error)));
+    plugin.activate_plugin(()).expect("it activates");
+    std::fs::rename(hangs, library).expect("both are ours");
+    let first = plugin.process_id().expect("it lives");
+    kill(Pid::from_raw(first.cast_signed()), Signal::SIGKILL).expect("a host may");
+    until("the constructor", || {
+        let is_another = plugin.process_id().is_some_and(|helper| helper != first);
+        (is_another && plugin.state() == PluginState::Loading).then_some(())
+    });
+}
+
+#[test]
+fn a_host_that_is_killed_in_the_middle_of_restarts_leaves_no_process_behind() {
+    let scratch = Scratch::new();
+    let [first, second] = with_another_that_hangs(&scratch);
+    let mut host = child::start("is killed in its restarts", &[&first, &second]);
+    let report = String::from_utf8(host.early_report()).expect("numbers");
+    let helpers: Vec<u32> = report.split(' ').map(|pid| pid.parse().expect("a process id")).collect();
+    let zygote = parent_of(helpers[0]).expect("a helper has a parent");
+    assert!(descendants(host.id()).contains_key(&zygote), "the zygote is the host's");
+    let started = descendants(zygote);
+    assert!(helpers.len() == 2 && helpers.iter().all(|pid| started.contains_key(pid)), "{started:?}");
+    let watched: Vec<_> = started.into_keys().chain([zygote]).map(watch).collect();
+    host.kill();
+    watched.iter().for_each(|process| process.ended());
+}
+
+fn is_killed_in_its_restarts(arguments: &[String]) -> Vec<u8> {
+    let [first, second] = arguments else { panic!("two libraries") };
+    let (in_activation, _held) = held_up_in_its_restart();
+    let in_load = PluginSandbox::new("constructor", policy(comes_back())).expect("a sandbox");
+    hold_up_in_its_load(&in_load, [first, second]);
+    let ids = [&in_activation, &in_load].map(|plugin| plugin.process_id().expect("it lives").to_string());
+    child::report_early(ids.join(" ").as_bytes());
+    loop {
+        thread::park();
+    }
 }
 
 #[test]
@@ -460,6 +532,89 @@ fn a_quarantine_file_that_cannot_be_read_refuses_every_load() {
     assert!(matches!(error, PluginSandboxError::Quarantine(_)), "{}", explained(&error));
     plugin.quarantine().clear_all().expect("it is ours");
     plugin.load_plugin(library("probe")).expect("nothing is known of it");
+}
+
+#[test]
+fn crashes_that_a_full_disk_cannot_take_count_and_are_written_when_there_is_room() {
+    let scratch = Scratch::new();
+    let disk = scratch.folder("disk");
+    let root = nix::unistd::geteuid().is_root();
+    // An ordinary user's host plays root in a user namespace of its own, to be able to mount one.
+    let told = if root {
+        String::from_utf8(child::run("writes to a full disk", &[&disk])).expect("text")
+    } else {
+        weakened::play_in_user_namespace("writes to a full disk", &[&disk], 0, true)
+    };
+    println!("{told}");
+}
+
+fn writes_to_a_full_disk(arguments: &[String]) -> Vec<u8> {
+    let [disk] = arguments else { panic!("a folder") };
+    // Before any other thread of the sandbox's is made: they all are where this one is.
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).expect("this host may");
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).expect("its own namespace");
+    mount("none", disk.as_str(), "tmpfs", MountFlags::empty(), Some(c"size=64k,mode=700")).expect("its own");
+    let at = |name: &str| format!("{disk}/{name}");
+    let (file, filler) = (at("quarantine.json"), at("filler"));
+    let names = || {
+        let entries = std::fs::read_dir(disk).expect("it is ours").map(|entry| entry.expect("as above"));
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.file_name().into_string().expect("plain")).collect();
+        names.sort();
+        names
+    };
+    let store = QuarantineStore::open(&file).expect("a new file");
+    let restart = RestartPolicy::never().quarantine_after(3, HOUR);
+    let layers = LayerPolicy::strict().best_effort(Layer::Ids); // of which such a host may have one alone
+    let policy = PluginPolicy::new().limits(patient()).restart(restart).layers(layers);
+    let sandbox = || {
+        let plugin = PluginSandbox::new("probe", policy.clone()).expect("a sandbox");
+        plugin.quarantine_in(&store);
+        plugin
+    };
+    let crash = |package: &str| {
+        let plugin = sandbox();
+        let result = plugin.load_plugin(library(package));
+        result.unwrap_or_else(|error| panic!("{}", explained(&error)));
+        let helper = plugin.process_id().expect("it lives");
+        kill(Pid::from_raw(helper.cast_signed()), Signal::SIGKILL).expect("a host may");
+        until("its end", || plugin.last_end());
+        drop(plugin); // which waits for who writes it down
+    };
+    let crashes = |store: &QuarantineStore| {
+        let all = store.list().expect("it can be read");
+        let most = all.into_iter().max_by_key(|library| library.crashes.len());
+        most.map_or((0, false), |library| (library.crashes.len(), library.since.is_some()))
+    };
+    let written = || crashes(&QuarantineStore::open(&file).expect("another host can read it"));
+
+    crash("probe");
+    assert_eq!((crashes(&store), written()), ((1, false), (1, false)));
+    let digest = store.list().expect("as above")[0].digest;
+    let mut fills = std::fs::File::create(&filler).expect("there is room");
+    while fills.write_all(&[b'x'; 512]).is_ok() {}
+    let before = std::fs::read(&file).expect("it can be read");
+    crash("probe");
+    assert_eq!((crashes(&store), written()), ((2, false), (1, false)), "it counts where it is known");
+    let error = QuarantineStore::open(&file).expect("as above").clear(&digest).expect_err("there is no room");
+    let QuarantineError::Io { what, source, .. } = &error else { panic!("{error}") };
+    assert_eq!((*what, source.kind()), ("replacing it", std::io::ErrorKind::StorageFull));
+    assert_eq!(std::fs::read(&file).expect("it is there"), before, "the file is as it was");
+    assert_eq!(names(), ["filler", "quarantine.json", "quarantine.json.lock"], "and nothing takes more room");
+    crash("probe");
+    assert_eq!((crashes(&store), written()), ((3, true), (1, false)));
+    let refused =
+        sandbox().load_plugin(library("probe")).expect_err("it is the third, with the one in the file");
+    assert!(quarantined(&refused), "{}", explained(&refused));
+
+    drop(fills);
+    std::fs::remove_file(&filler).expect("it is ours");
+    crash("hello");
+    assert_eq!(written(), (3, true), "what crashed before is written too");
+    let libraries = QuarantineStore::open(&file).expect("as above").list().expect("as above");
+    assert_eq!(libraries.len(), 2, "each once");
+    format!("{error}: {}", source.kind()).into_bytes()
 }
 
 #[test]
@@ -711,6 +866,46 @@ fn a_shutdown_ends_every_plugin_within_its_bound_and_tells_how() {
         assert!(matches!(error, PluginSandboxError::ShuttingDown { .. }), "{id}: {}", explained(&error));
     }
     assert_eq!(comes_back.state(), PluginState::Unloaded);
+}
+
+#[test]
+fn a_shutdown_in_the_middle_of_restarts_ends_them_within_its_bound_and_nothing_comes_back() {
+    let scratch = Scratch::new();
+    let [first, second] = with_another_that_hangs(&scratch);
+    let manager = Arc::new(PluginSandboxManager::new());
+    // None of a restart's own deadlines comes while anybody waits here.
+    let limits = patient().load_timeout(HOUR).activate_timeout(HOUR);
+    let plugins = ["in-its-load", "in-its-activation"].map(|id| {
+        let policy = PluginPolicy::new().limits(limits.clone()).restart(comes_back());
+        manager.register_plugin(id, policy).expect("it is new");
+        manager.create_sandbox(id).expect("it is there")
+    });
+    let [in_load, in_activation] = &plugins;
+    hold_up_in_its_load(in_load, [&first, &second]);
+    let release = hold_up_in_its_activation(in_activation);
+    let helpers = plugins.each_ref().map(|plugin| watch(plugin.process_id().expect("it lives")));
+    let events = plugins.each_ref().map(PluginSandbox::events);
+
+    let (done, is_done) = channel();
+    let shuts = Arc::clone(&manager);
+    thread::spawn(move || done.send(shuts.shutdown(Duration::from_millis(50))));
+    let report = is_done.recv_timeout(PATIENCE).expect("it is bounded").expect("from no service");
+    assert!(helpers.iter().all(|helper| helper.has_ended()), "{report:?}");
+    for (id, ending) in &report.plugins {
+        assert_eq!(*ending, PluginEnding::Ended { cause: Cause::HostShutdown }, "{id}");
+    }
+
+    // The restart that is in the host's own code gives way once that returns.
+    drop(release);
+    manager.shutdown(PATIENCE).expect("from no service");
+    for (plugin, events) in plugins.iter().zip(events) {
+        assert_eq!((plugin.state(), plugin.process_id()), (PluginState::Unloaded, None));
+        let told: Vec<_> = events.try_iter().map(|event| event.kind).collect();
+        let comes_back = |kind: &EventKind| {
+            matches!(kind, EventKind::RestartScheduled { .. } | EventKind::Restarted { .. })
+        };
+        assert!(!told.iter().any(comes_back), "{told:#?}");
+    }
 }
 
 #[test]

@@ -57,14 +57,14 @@ fn without_more_namespaces(maps: &[(&'static str, Vec<u8>)]) -> io::Result<()> {
 
 /// Plays `part` as an ordinary user's host without user namespaces.
 #[track_caller]
-fn play(part: &str) -> String {
-    play_in_user_namespace(part, ORDINARY, false)
+pub fn play(part: &str) -> String {
+    play_in_user_namespace(part, &[], ORDINARY, false)
 }
 
 /// Plays `part` as the user `inside` of a user namespace of its own, who outside is an ordinary one, and who may make further ones or
 /// not.
 #[track_caller]
-pub fn play_in_user_namespace(part: &str, inside: u32, may_nest: bool) -> String {
+pub fn play_in_user_namespace(part: &str, arguments: &[&str], inside: u32, may_nest: bool) -> String {
     let scratch = Scratch::new();
     let program = scratch.at("suite");
     std::fs::copy(std::env::current_exe().expect("a test program knows its name"), &program)
@@ -86,7 +86,7 @@ pub fn play_in_user_namespace(part: &str, inside: u32, may_nest: bool) -> String
     if !may_nest {
         maps.push(("/proc/sys/user/max_user_namespaces", b"0".to_vec()));
     }
-    let running = child::start_as(part, &[], program.as_ref(), |command: &mut Command| {
+    let running = child::start_as(part, arguments, program.as_ref(), |command: &mut Command| {
         command.env(libraries::FOLDER_VARIABLE, &folder);
         if root {
             command.uid(outside).gid(group);
@@ -148,7 +148,7 @@ fn rows(_: &[String]) -> Vec<u8> {
     told.into_bytes()
 }
 
-fn without_namespaces() -> LayerPolicy {
+pub fn without_namespaces() -> LayerPolicy {
     MISSING.into_iter().fold(LayerPolicy::strict(), LayerPolicy::best_effort)
 }
 

@@ -103,7 +103,7 @@ pub struct QuarantineRecord {
     pub crashes: Vec<CrashRecord>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Book {
     version: u32,
     libraries: Vec<QuarantineRecord>,
@@ -114,7 +114,7 @@ struct Book {
 /// The file is JSON of mode 600, replaced as a whole, so that no host ever reads half of one. Any number of hosts may use the
 /// same; `FILE.lock` beside it keeps them apart. No permission reaches either for a plugin of this process. A file that is
 /// broken, or that others may write to or take away, is an error, and nothing is loaded under it. A crash that cannot be written down, such
-/// as on a full disk, counts in this process.
+/// as on a full disk, counts in this process, and is written with the next change that can be.
 ///
 /// ```
 /// use sandbox_core::{PluginPolicy, PluginSandboxManager, QuarantineStore, RestartPolicy};
@@ -138,8 +138,10 @@ pub struct QuarantineStore {
 #[derive(Debug, Default)]
 struct Inner {
     file: Option<StoreFile>,
-    /// What there is without a file, and what could not be written to it.
+    /// What there is without a file, and what could not be written to it yet.
     book: Mutex<Book>,
+    /// Held by whoever changes either: what could not be written is then written once.
+    changing: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -184,7 +186,7 @@ impl QuarantineStore {
         let file = StoreFile::open(path.as_ref())?;
         file.check_folder()?;
         file.protect();
-        let store = Self { inner: Arc::new(Inner { file: Some(file), book: Mutex::default() }) };
+        let store = Self { inner: Arc::new(Inner { file: Some(file), ..Inner::default() }) };
         store.list()?;
         Ok(store)
     }
@@ -199,14 +201,13 @@ impl QuarantineStore {
     /// # Errors
     /// [`QuarantineError`] if the file cannot be read.
     pub fn list(&self) -> Result<Vec<QuarantineRecord>, QuarantineError> {
-        let mut all = lock(&self.inner.book).libraries.clone();
-        if let Some(file) = &self.inner.file {
-            let written = file.read()?.libraries;
-            all.retain(|own| !written.iter().any(|other| other.digest == own.digest));
-            all.extend(written);
-        }
-        all.sort_by_key(|library| library.digest);
-        Ok(all)
+        let mut all = match &self.inner.file {
+            Some(file) => file.read()?,
+            None => Book::default(),
+        };
+        all.merge(&lock(&self.inner.book));
+        all.libraries.sort_by_key(|library| library.digest);
+        Ok(all.libraries)
     }
 
     /// Forgets a library's crashes, so that it is loaded again. Whether any were known.
@@ -231,6 +232,7 @@ impl QuarantineStore {
     /// # Errors
     /// [`QuarantineError`] if the file cannot be changed.
     pub fn clear_all(&self) -> Result<usize, QuarantineError> {
+        let _changing = lock(&self.inner.changing);
         let held = std::mem::take(&mut *lock(&self.inner.book)).libraries.len();
         let Some(file) = &self.inner.file else { return Ok(held) };
         file.clear()
@@ -250,11 +252,22 @@ impl QuarantineStore {
             book.libraries.retain(|library| !which(library));
             before.saturating_sub(book.libraries.len())
         };
-        let held = forget(&mut lock(&self.inner.book));
+        let _changing = lock(&self.inner.changing);
         match &self.inner.file {
-            Some(file) => file.change(forget).map(|count| count.max(held)),
-            None => Ok(held),
+            Some(file) => self.change(file, forget),
+            None => Ok(forget(&mut lock(&self.inner.book))),
         }
+    }
+
+    /// Changes the file, and writes down with it what could not be written before. For whoever holds `changing`.
+    fn change<T>(&self, file: &StoreFile, change: impl FnOnce(&mut Book) -> T) -> Result<T, QuarantineError> {
+        let held = lock(&self.inner.book).clone();
+        let changed = file.change(|book| {
+            book.merge(&held);
+            change(book)
+        })?;
+        *lock(&self.inner.book) = Book::default();
+        Ok(changed)
     }
 
     /// What is known of a library that is quarantined.
@@ -277,17 +290,26 @@ impl QuarantineStore {
         most: u32,
         window: Duration,
     ) -> Option<QuarantineRecord> {
+        let _changing = lock(&self.inner.changing);
         let add = |book: &mut Book| book.add(digest, path, &crash, most, window);
-        if let Some(file) = &self.inner.file {
-            match file.change(add) {
-                Ok(record) => return record,
-                Err(error) => {
-                    let source = std::error::Error::source(&error).map(ToString::to_string);
-                    tracing::warn!(%error, source, "a crash counts in this process only");
-                }
+        let Some(file) = &self.inner.file else { return add(&mut lock(&self.inner.book)) };
+        match self.change(file, add) {
+            Ok(record) => return record,
+            Err(error) => {
+                let source = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(%error, source, "a crash counts in this process only, until it can be written down");
             }
         }
-        add(&mut lock(&self.inner.book))
+        // It counts with those that the file has; one that cannot be read refuses the loads by itself.
+        let mut all = file.read().unwrap_or_default();
+        let mut held = lock(&self.inner.book);
+        all.merge(&held);
+        let quarantined = add(&mut all);
+        add(&mut held);
+        if let Some(own) = held.libraries.last_mut() {
+            own.since = own.since.or(quarantined.as_ref().and_then(|record| record.since));
+        }
+        quarantined
     }
 }
 
@@ -306,8 +328,7 @@ impl Book {
         };
         record.path = escape_path(path);
         record.crashes.push(CrashRecord { cause: escape(crash.cause.as_bytes()), ..crash.clone() });
-        let over = record.crashes.len().saturating_sub(usize::try_from(MOST_CRASHES).unwrap_or(usize::MAX));
-        record.crashes.drain(..over);
+        cut_crashes(&mut record);
         // A clock that was set back makes a crash of the future, which counts.
         let counts =
             |other: &&CrashRecord| crash.time.duration_since(other.time).is_ok_and(|age| age > window);
@@ -319,12 +340,36 @@ impl Book {
         let quarantined = record.since.is_some().then(|| record.clone());
         // The last that crashed is the last in the book.
         self.libraries.push(record);
+        self.cut();
+        quarantined
+    }
+
+    /// Takes in what another one knows, of crashes that this one has not.
+    fn merge(&mut self, other: &Self) {
+        for library in &other.libraries {
+            let Some(own) = self.libraries.iter_mut().find(|own| own.digest == library.digest) else {
+                self.libraries.push(library.clone());
+                continue;
+            };
+            own.crashes.extend_from_slice(&library.crashes);
+            own.crashes.sort_by_key(|crash| crash.time);
+            cut_crashes(own);
+            own.since = own.since.into_iter().chain(library.since).min();
+        }
+        self.cut();
+    }
+
+    fn cut(&mut self) {
         while self.libraries.len() > MOST_LIBRARIES {
             let oldest = self.libraries.iter().position(|library| library.since.is_none()).unwrap_or(0);
             self.libraries.remove(oldest);
         }
-        quarantined
     }
+}
+
+fn cut_crashes(of: &mut QuarantineRecord) {
+    let over = of.crashes.len().saturating_sub(usize::try_from(MOST_CRASHES).unwrap_or(usize::MAX));
+    of.crashes.drain(..over);
 }
 
 impl StoreFile {
@@ -470,6 +515,10 @@ impl StoreFile {
             rustix::fs::fsync(&self.folder)?;
             io::Result::Ok(())
         })();
+        if written.is_err() {
+            // On a full disk it would take what room there is.
+            let _ = rustix::fs::unlinkat(&self.folder, &next, rustix::fs::AtFlags::empty());
+        }
         self.protect();
         written.map_err(self.failed("replacing it"))
     }
