@@ -4,14 +4,20 @@
 use std::sync::Arc;
 
 use rig::causes::short;
+use rig::child::Part;
 use rig::libraries::constructor_that;
 use rig::plugins::{Attempts, explained};
 use rig::wait::PATIENCE;
 use rig::{Answer, Scratch, library, probe, probe_with};
 use sandbox_core::{
-    AuditEvent, AuditRecord, Cause, EndReport, EventKind, FaultReport, PERMISSION_FILE_READ, PluginPolicy,
-    PluginSandbox, PluginSandboxError, PluginState, ResourceLimits,
+    AuditEvent, AuditRecord, Cause, EndReport, EventKind, FaultReport, Layer, PERMISSION_FILE_READ,
+    PluginPolicy, PluginSandbox, PluginSandboxError, PluginState, ResourceLimits,
 };
+
+use crate::weakened;
+
+/// What children of this module's can be told to do.
+pub const PARTS: &[(&str, Part)] = &[("faults without namespaces", faults_without_namespaces)];
 
 fn patient() -> PluginPolicy {
     PluginPolicy::new().limits(ResourceLimits::default().call_timeout(PATIENCE))
@@ -61,6 +67,31 @@ fn a_fault_is_told_with_its_address_and_the_stack_of_its_thread() {
         assert_eq!(fault.thread, thread, "{method} {payload}");
         assert!(is_in(fault, function), "{method} {payload}: {end}");
     }
+}
+
+#[test]
+fn a_fault_is_told_with_its_stack_where_there_are_no_user_namespaces() {
+    println!("{}", weakened::play("faults without namespaces"));
+}
+
+fn faults_without_namespaces(_: &[String]) -> Vec<u8> {
+    let plugin = probe_with(patient().layers(weakened::without_namespaces()));
+    let stands = |layer| {
+        let report = plugin.enforcement_report().expect("there was a load");
+        report.layers.iter().any(|one| one.layer == layer && one.enforced)
+    };
+    assert!(!stands(Layer::UserNamespace) && !stands(Layer::EmptyRoot) && stands(Layer::Seccomp));
+    let end = end_of(&plugin, "fault", "write");
+    assert_eq!(end.cause, Cause::Signal { signal: libc::SIGSEGV, fault_address: Some(0x10) }, "{end}");
+    let fault = fault_of(&end);
+    assert!(is_in(fault, "faults::write_nowhere"), "{end}");
+    let names: Vec<_> = fault.stack.iter().filter_map(|frame| frame.function.as_deref()).collect();
+    assert!(names.iter().any(|name| name.contains("Plugin>::call")), "{end}");
+    // All that is the plugin's. What called it is the helper's program, into which nobody may look here, and that is said.
+    let (last, plugins) = fault.stack.split_last().expect("as above");
+    assert_eq!((&last.module, fault.incomplete), (&None, Some("it leads to where no file is")), "{end}");
+    assert!(plugins.iter().all(|frame| frame.module.is_some()), "{end}");
+    end.to_string().into_bytes()
 }
 
 #[test]

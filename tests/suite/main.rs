@@ -44,6 +44,7 @@ mod weakened;
 fn child() {
     let parts = [
         audit::PARTS,
+        causes::PARTS,
         containment::PARTS,
         host_conditions::PARTS,
         hostile::PARTS,
