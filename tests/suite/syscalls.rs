@@ -290,13 +290,23 @@ fn call(nr: i64, args: [u64; 6]) -> i32 {
     if rc == -1 { Errno::last_raw() } else { 0 }
 }
 
+/// A program as the kernel takes it, and whether it notifies.
+type ForKernel = (Vec<libc::sock_filter>, bool);
+
+fn for_kernel(programs: &[FilterProgram]) -> Vec<ForKernel> {
+    let instruction = |(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k };
+    let program =
+        |of: &FilterProgram| (of.instructions().into_iter().map(instruction).collect(), of.notifies);
+    programs.iter().map(program).collect()
+}
+
 /// Puts the filters upon this thread. The listener, a number in this process.
-fn confine_thread(programs: &[Vec<libc::sock_filter>], notifies: &[bool]) -> RawFd {
+fn confine_thread(programs: &[ForKernel]) -> RawFd {
     // SAFETY: integers.
     let rc = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     assert_eq!(rc, 0, "no_new_privs: {}", Errno::last());
     let mut listener = -1;
-    for (program, notifies) in programs.iter().zip(notifies) {
+    for (program, notifies) in programs {
         let flags = if *notifies { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER } else { 0 };
         let len = u16::try_from(program.len()).expect("a program that fits");
         let fprog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
@@ -336,21 +346,14 @@ fn three_ways(arguments: &[String]) -> Vec<u8> {
     let programs = filter_programs(own_pid, empty_root);
     let rules = read_page(own_pid, empty_root);
     let greatest = *rules.keys().next_back().expect("the page has rows");
-    let to_kernel: Vec<Vec<libc::sock_filter>> = programs
-        .iter()
-        .map(|program| {
-            let instructions = program.instructions().into_iter();
-            instructions.map(|(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect()
-        })
-        .collect();
-    let notifies: Vec<bool> = programs.iter().map(|program| program.notifies).collect();
+    let to_kernel = for_kernel(&programs);
 
     let (ask, asked) = mpsc::channel::<(i64, [u64; 6])>();
     let (tell, told) = mpsc::channel::<i32>();
     let (ready, listener) = mpsc::channel();
     // Never joined: `set_tid_address`, which it makes, is how that would be told.
     thread::spawn(move || {
-        ready.send(confine_thread(&to_kernel, &notifies)).expect("the other thread waits");
+        ready.send(confine_thread(&to_kernel)).expect("the other thread waits");
         for (nr, args) in asked {
             tell.send(call(nr, args)).expect("the other thread waits");
         }
@@ -450,21 +453,14 @@ fn three_ways(arguments: &[String]) -> Vec<u8> {
 #[expect(clippy::disallowed_methods, reason = "a process of the test's own, which a filter may end")]
 fn in_a_process(programs: &[FilterProgram], act: impl Fn()) -> i32 {
     // All that allocates comes before the fork: the process has other threads.
-    let to_kernel: Vec<Vec<libc::sock_filter>> = programs
-        .iter()
-        .map(|program| {
-            let instructions = program.instructions().into_iter();
-            instructions.map(|(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect()
-        })
-        .collect();
-    let notifies: Vec<bool> = programs.iter().map(|program| program.notifies).collect();
+    let to_kernel = for_kernel(programs);
     // SAFETY: the child makes system calls alone, and ends.
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "fork: {}", Errno::last());
     if child == 0 {
         // SAFETY: two integers. No core is written of what is ended here.
         unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
-        confine_thread(&to_kernel, &notifies);
+        confine_thread(&to_kernel);
         act();
         // SAFETY: ends this process without running anything of it.
         unsafe { libc::_exit(0) };

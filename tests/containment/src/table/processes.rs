@@ -154,6 +154,14 @@ fn touched() -> Vec<Row> {
             Reaches(&[libc::EBADF]),
         ),
         own("reads the limits of the host", libc::SYS_prlimit64, "{host} 7 0 q:0,0", WorksForRoot),
+        // The new limits are where nothing is: with any others the control would change this host's.
+        own("changes the limits of the host", libc::SYS_prlimit64, "{host} 7 8 0", Reaches(&[libc::EFAULT])),
+        own(
+            "changes the limits of a sibling",
+            libc::SYS_prlimit64,
+            "{sibling} 7 8 0",
+            Reaches(&[libc::EFAULT]),
+        ),
         Row::raw(
             "reads the robust list of the host",
             libc::SYS_get_robust_list,

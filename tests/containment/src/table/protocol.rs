@@ -36,11 +36,15 @@ fn sends(name: &'static str, bytes: impl AsRef<[u8]>, expected: Expected) -> Row
         .held_by(&[HeldBy::Host])
         .under(&[NOTHING])
         .app(service)
-        .limits(hurried)
+}
+
+/// So much of a frame, and no more.
+fn begins(name: &'static str, bytes: impl AsRef<[u8]>) -> Row {
+    sends(name, bytes, Deadline).limits(hurried)
 }
 
 fn framed(name: &'static str, body: &[u8]) -> Row {
-    sends(name, frame(body), Protocol("")).limits(|limits| limits)
+    sends(name, frame(body), Protocol(""))
 }
 
 fn random() -> Vec<u8> {
@@ -58,23 +62,23 @@ fn random() -> Vec<u8> {
 /// A proper answer, so often, to the call of this number, of which the first has 1.
 fn answers(name: &'static str, number: u8, times: usize) -> Row {
     let body = [&[4, number, 0, 3][..], b"ok "].concat();
-    sends(name, frame(&body).repeat(times), Protocol("a reply that nobody waits for")).limits(|limits| limits)
+    sends(name, frame(&body).repeat(times), Protocol("a reply that nobody waits for"))
 }
 
 pub(super) fn rows() -> Vec<Row> {
-    // What a helper can say, by number: 0 a report, 1 loaded, 2 activated, 3 deactivated, 4 returned, 5 a service's call.
+    // What a helper can say, by number: 0 a report, 1 loaded, 2 activated, 3 deactivated, 4 returned, 5 a service's call,
+    // 6 the answer to a ping.
     const OVERLONG: [u8; 11] = [0xff; 11];
     vec![
-        sends("sends random bytes", random(), Protocol("")).limits(|limits| limits),
-        sends("sends the largest length there is", u32::MAX.to_le_bytes(), Protocol(""))
-            .limits(|limits| limits),
-        sends("sends a length and nothing more", 1000_u32.to_le_bytes(), Deadline),
-        sends("sends half a length", [1, 0], Deadline),
-        sends("sends a frame but for its last byte", &frame(&[5, 1, 0, 1, b'x', 0])[..9], Deadline),
+        sends("sends random bytes", random(), Protocol("")),
+        sends("sends the largest length there is", u32::MAX.to_le_bytes(), Protocol("")),
+        begins("sends a length and nothing more", 1000_u32.to_le_bytes()),
+        begins("sends half a length", [1, 0]),
+        begins("sends a frame but for its last byte", &frame(&[5, 1, 0, 1, b'x', 0])[..9]),
         framed("sends an empty frame", &[]),
         framed("sends a frame of rubbish", &[0xff; 16]),
         framed("sends random bytes in a frame", &random()),
-        framed("sends a frame of a kind that there is not", &[6, 0, 0]),
+        framed("sends a frame of a kind that there is not", &[7, 0, 0]),
         framed("sends a kind that takes more bytes than a number", &OVERLONG),
         framed("sends a report cut short", &[0]),
         framed("sends that it is loaded, cut short", &[1]),
@@ -96,6 +100,9 @@ pub(super) fn rows() -> Vec<Row> {
         answers("answers once more what it has answered", 1, 1).after("echo", "once"),
         // The first is the call's, as any answer is that the plugin gives. Whatever is called next ends for the second.
         answers("answers twice what it is asked", 1, 2).then(call("echo", "more")),
+        framed("answers a ping that nobody sent", &[6, 1]),
+        framed("answers a ping, cut short", &[6]),
+        framed("answers a ping, with more behind it", &[6, 1, 1]),
         framed("answers neither well nor badly", &[4, 1, 7]),
         framed("answers with bytes that it does not send", &[4, 1, 0, 0xff, 0xff, 0xff, 0xff, 0x0f]),
         framed("fails in a way that there is not", &[4, 1, 1, 99, 0]),
@@ -110,8 +117,7 @@ pub(super) fn rows() -> Vec<Row> {
             "sends two frames, of which one is proper",
             [frame(&[5, 1, 0, 1, b'x', 0]), frame(&[9])].concat(),
             Protocol(""),
-        )
-        .limits(|limits| limits),
+        ),
         Row::new("closes its channel", "close_channel", "", ChannelClosed, by_hand())
             .app(service)
             .held_by(&[HeldBy::Host]),
