@@ -176,21 +176,61 @@ fn a_program_is_confined_as_its_plugin_is() {
     let host = std::process::id();
     let number = |nr: libc::c_long, rest: &str| format!("{nr} {rest}");
     for (method, payload, expected) in [
-        ("connect_loopback", port, Some("errno 13")),
-        ("socket", String::new(), Some("errno 13")),
-        ("kill", host.to_string(), Some("errno 1")),
-        ("kill", "1".to_owned(), Some("errno 1")),
-        ("syscall", number(libc::SYS_clone, "0x10000011 0 0 0 0"), Some("errno 1")),
-        ("syscall", number(libc::SYS_clone, "0x8011 0 0 0 0"), Some("errno 1")),
-        ("mprotect_exec", String::new(), Some("errno 13")),
-        ("open", "/etc/passwd".to_owned(), Some("errno 13")),
-        // These end it at once, and nothing is told.
-        ("ptrace", String::new(), None),
-        ("syscall", number(libc::SYS_unshare, "0x10000000"), None),
+        ("connect_loopback", port, "errno 13"),
+        ("socket", String::new(), "errno 13"),
+        ("kill", host.to_string(), "errno 1"),
+        ("kill", "1".to_owned(), "errno 1"),
+        ("syscall", number(libc::SYS_clone, "0x10000011 0 0 0 0"), "errno 1"),
+        ("syscall", number(libc::SYS_clone, "0x8011 0 0 0 0"), "errno 1"),
+        ("mprotect_exec", String::new(), "errno 13"),
+        ("open", "/etc/passwd".to_owned(), "errno 13"),
     ] {
         let told = told(&plugin, "in_child", &format!("{method}\n{payload}"));
-        assert_eq!(told, expected.unwrap_or(""), "{method} {payload}");
+        assert_eq!(told, expected, "{method} {payload}");
     }
+}
+
+#[test]
+fn a_forbidden_call_ends_the_plugin_whichever_process_of_its_own_code_makes_it() {
+    let ended =
+        |outcome| matches!(outcome, unconfined::Outcome::Answered(Answer::Got(status)) if status == b"0");
+    for (method, payload, call) in [
+        ("in_child", "ptrace\n".to_owned(), "ptrace"),
+        ("in_child", format!("syscall\n{} 0x10000000", libc::SYS_unshare), "unshare"),
+        ("ptrace_in_vforked_child", String::new(), "ptrace"),
+    ] {
+        let plugin = with([PERMISSION_PROCESS]);
+        let helper = wait::watch(plugin.process_id().expect("it lives"));
+        let PluginSandboxError::Ended { cause, .. } = plugin.refused(method, &payload) else {
+            panic!("{method} {payload}: it does not end")
+        };
+        assert!(
+            matches!(&cause, Cause::ForbiddenCall { call: Some(named), .. } if *named == call),
+            "{method} {payload}: {cause}"
+        );
+        helper.ended();
+    }
+    // Where nothing confines it such a child goes on to its end.
+    assert!(ended(unconfined::attempt("ptrace_in_vforked_child", "")));
+}
+
+#[test]
+fn a_granted_program_that_makes_a_forbidden_call_ends_alone() {
+    const UNSHARE: &str = "/usr/bin/unshare"; // of util-linux, which every Debian has
+    if !Path::new(UNSHARE).exists() {
+        eprintln!("NOT TESTED: this machine has no {UNSHARE}");
+        return;
+    }
+    let plugin = with([PERMISSION_PROCESS]);
+    let events = plugin.events();
+    assert!(told(&plugin, "run", &format!("{UNSHARE}\n--uts\n/bin/cat")).starts_with("signal 9\n"));
+    expect(&events, "the call", |kind| match kind {
+        EventKind::Access { action: "unshare", granted: false, rule, .. } if rule.contains("ends who") => {
+            Some(())
+        }
+        _ => None,
+    });
+    assert_eq!((plugin.state(), plugin.attempt("echo", "x").text()), (PluginState::Active, "x".to_owned()));
 }
 
 #[test]

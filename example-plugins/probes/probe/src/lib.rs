@@ -178,6 +178,7 @@ impl Plugin for Probe {
             "kill" => number(payload).and_then(kernel::ask_about_process),
             "memfd" => kernel::memory_file(),
             "ptrace" => kernel::trace_me(),
+            "ptrace_in_vforked_child" => processes::trace_in_vforked_child(),
             "dlopen" => kernel::load_library(payload),
             "syscall" => kernel::raw(payload),
             "syscall_into_code" => kernel::raw_into_code(payload),

@@ -260,6 +260,22 @@ pub(crate) fn in_child(payload: &[u8], attempt: impl FnOnce(&[u8]) -> Vec<u8>) -
     Ok(told)
 }
 
+/// What ptrace(2) comes to in a child that shares this process's memory, as vfork(2) makes one; how that has ended.
+pub(crate) fn trace_in_vforked_child() -> Attempt {
+    extern "C" fn child(_: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: this request reads none of its other arguments.
+        unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) };
+        0
+    }
+    let mut stack = vec![0_u128; 4096];
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the end of a block of memory, where a stack grows down from, aligned as one must be, which outlives the child:
+    // this thread stands still until it has ended.
+    let id = unsafe { libc::clone(child, stack.as_mut_ptr_range().end.cast(), flags, std::ptr::null_mut()) };
+    let id = i32::try_from(check(id)?).map_err(io::Error::other)?;
+    wait_for(id).map(|status| status.to_string().into_bytes())
+}
+
 fn sleep() {
     loop {
         // SAFETY: waits for a signal.

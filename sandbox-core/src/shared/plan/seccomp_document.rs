@@ -21,10 +21,11 @@ A helper's final filter, as it is for x86-64 (aarch64 has the same without the c
 - **asked**: it waits for the broker in the host, which does it or refuses it by the permissions of that moment, and tells;
 - **asked if**: asked where the condition holds, allowed elsewhere. `arg0` to `arg5` are whole 64-bit registers, `int arg0` the
   lower half; `has` means that all of the bits are set, `lacks` that none is;
-- **ends**: the call is never made, and the plugin is ended, since nobody tries this by accident.
+- **ends**: the call is never made, and the plugin is ended, since nobody tries this by accident; or, if it is a program that it
+  was granted, that process alone.
 
 Every call that is not here answers `ENOSYS`, known to this kernel or not, so that C libraries fall back. Calls of another
-architecture, and those of x32, end the plugin whatever their number. `threads-of-glibc` and `threads-of-musl` are the flags with
+architecture, and those of x32, end the process whatever their number. `threads-of-glibc` and `threads-of-musl` are the flags with
 which those make a thread; `own-pid` is the helper's process id, `own-clock-0` to `own-clock-2` its CPU clocks.
 
 Two calls of x86-64 the kernel runs past every filter, from Linux 6.11 on `uretprobe` (335), later `uprobe` (336) too: they are its own, for
