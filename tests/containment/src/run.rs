@@ -535,7 +535,9 @@ fn permission(text: &str) -> Result<PluginPermission, String> {
 
 fn of_error(error: &PluginSandboxError) -> Inside {
     match error {
-        PluginSandboxError::Ended { cause, .. } => Inside::Ended(cause.clone()),
+        // Found out in the middle of what was asked for, or before it was.
+        PluginSandboxError::Ended { cause, .. }
+        | PluginSandboxError::WrongState { ended: Some(cause), .. } => Inside::Ended(cause.clone()),
         PluginSandboxError::PluginFailed { message, .. } => Inside::Failed(message.clone()),
         other => Inside::NotLoaded(other.to_string()),
     }
