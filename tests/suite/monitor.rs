@@ -264,6 +264,27 @@ fn metrics_are_there_for_a_scraper_that_speaks_http() {
     assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
     assert!(body.contains("plugin_sandbox_state{plugin=\"probe\",state=\"active\"} 1\n"), "{body}");
     assert!(get("GET / HTTP/1.0\r\n\r\n").starts_with("HTTP/1.1 404 "));
+    let many = format!("GET /metrics HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(65));
+    let long = format!("GET /metrics HTTP/1.1\r\nA: {}\r\n\r\n", "b".repeat(5000));
+    let posted = format!("POST /metrics HTTP/1.1\r\nContent-Length: 20000\r\n\r\n{}", "x".repeat(20000));
+    for (request, status, says) in [
+        (posted.as_str(), "405 Method Not Allowed", "GET"),
+        ("HEAD /metrics HTTP/1.1\r\n\r\n", "405 Method Not Allowed", "GET"),
+        ("DELETE / HTTP/1.1\r\n\r\n", "405 Method Not Allowed", "Allow: GET\r\n"),
+        ("GET /metrics\r\n\r\n", "400 Bad Request", "want GET /metrics"),
+        ("GET metrics HTTP/1.1\r\n\r\n", "400 Bad Request", "want GET /metrics"),
+        ("get /metrics HTTP/1.1\r\n\r\n", "400 Bad Request", "want GET /metrics"),
+        ("PRI * HTTP/2.0\r\n\r\n", "400 Bad Request", "want GET /metrics"),
+        (many.as_str(), "400 Bad Request", "64 headers"),
+        (long.as_str(), "400 Bad Request", "64 headers"),
+    ] {
+        let answer = get(request);
+        let shown = &request[..request.len().min(60)];
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{shown}: {answer}");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        assert!(head.contains(&format!("Content-Length: {}", body.len())), "{shown}: {head}");
+        assert!(answer.contains(says), "{shown}: {answer}");
+    }
 }
 
 #[test]

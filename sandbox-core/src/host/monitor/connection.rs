@@ -4,6 +4,7 @@
 //! reader that does not read, end the connection and nothing else.
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,14 +12,17 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use super::commands::Monitored;
+use super::http;
 use super::wire::{MonitorAnswer, MonitorReply, MonitorRequest};
-use crate::host::metrics::CONTENT_TYPE;
 
 /// The longest request.
 const MOST_LINE_BYTES: usize = 4096;
 
 /// The most lines of headers behind a request of HTTP.
 const MOST_HEADERS: usize = 64;
+
+/// How much of what comes behind a request of HTTP is read, so that its answer is.
+const MOST_BODY_BYTES: usize = 1 << 20;
 
 /// How long the next request may keep one waiting: a connection takes one of few places.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -56,8 +60,8 @@ impl Connection {
                 }
                 Err(NoLine::Over) => return,
             };
-            if let Some(target) = line.strip_prefix("GET ") {
-                self.answer_http(target, monitored);
+            if let Some(request) = http::request(&line) {
+                self.answer_http(request, monitored);
                 return;
             }
             let answer = match line.parse::<MonitorRequest>() {
@@ -105,26 +109,47 @@ impl Connection {
     }
 
     /// The little of HTTP that `curl --unix-socket` and a scraper need: one GET, answered and closed.
-    fn answer_http(&mut self, target: &str, monitored: &Monitored) {
+    fn answer_http(&mut self, request: http::Request<'_>, monitored: &Monitored) {
         let deadline = Instant::now() + WRITE_TIMEOUT;
-        // To the empty line: behind the answer of a socket that is closed with something unread comes a reset.
+        let answer = match (request, self.skip_headers(deadline)) {
+            (_, Err(NoLine::Over)) => return,
+            (_, Err(NoLine::TooLong)) | (http::Request::Malformed, _) => http::malformed(),
+            (http::Request::Other, _) => http::not_allowed(),
+            (http::Request::Get("/metrics"), _) => http::metrics(&monitored.figures().prometheus()),
+            (http::Request::Get(_), _) => http::not_found(),
+        };
+        if write(&self.stream, answer.as_bytes()) {
+            self.drain(deadline);
+        }
+    }
+
+    /// To the empty line.
+    fn skip_headers(&mut self, deadline: Instant) -> Result<(), NoLine> {
         for _ in 0..MOST_HEADERS {
-            match self.line(deadline) {
-                Ok(line) if line.is_empty() => break,
-                Ok(_) => {}
+            if self.line(deadline)?.is_empty() {
+                return Ok(());
+            }
+        }
+        Err(NoLine::TooLong)
+    }
+
+    /// Reads what else is sent until whoever sends it closes: behind the answer of a socket that is closed with something unread
+    /// comes a reset, for which some do not look at the answer.
+    fn drain(&self, deadline: Instant) {
+        let _ = self.stream.shutdown(Shutdown::Write);
+        let (mut piece, mut room) = ([0; MOST_LINE_BYTES], MOST_BODY_BYTES);
+        while room > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.stream.set_read_timeout(Some(left)).is_err() {
+                return;
+            }
+            match (&*self.stream).read(&mut piece) {
+                Ok(0) => return,
+                Ok(count) => room = room.saturating_sub(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return,
             }
         }
-        let path = target.split_whitespace().next().unwrap_or_default();
-        let (status, kind, body) = match path {
-            "/metrics" => ("200 OK", CONTENT_TYPE, monitored.figures().prometheus()),
-            _ => ("404 Not Found", "text/plain; charset=utf-8", "only /metrics is here\n".to_owned()),
-        };
-        let head = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-            body.len()
-        );
-        write(&self.stream, (head + &body).as_bytes());
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod commands;
 mod connection;
+mod http;
 mod server;
 mod socket;
 mod wire;
