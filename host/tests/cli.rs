@@ -168,11 +168,13 @@ fn json_is_one_object_with_everything_in_it() {
     let object = object(&output);
     assert_eq!(
         (&object["format"], &object["command"], &object["error"]),
-        (&1.into(), &"run".into(), &Value::Null)
+        (&2.into(), &"run".into(), &Value::Null)
     );
     assert_eq!(object["plugin"]["metadata"]["id"], "hello");
     assert_eq!(object["policy"]["permissions"], serde_json::json!(["ui"]));
     assert_eq!(object["calls"][0]["text"], "hello, world");
+    assert!(object["calls"][0]["took_ms"].is_number(), "{object}");
+    assert_eq!(object["policy"]["limits"]["call_timeout_ms"], 5000);
     let layers = object["report"]["layers"].as_array().expect("layers");
     assert!(layers.iter().any(|row| row["layer"] == "seccomp" && row["enforced"] == true), "{layers:?}");
     let states: Vec<_> =

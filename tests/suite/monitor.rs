@@ -288,6 +288,31 @@ fn metrics_are_there_for_a_scraper_that_speaks_http() {
 }
 
 #[test]
+fn every_time_that_an_operator_is_told_is_a_number_of_milliseconds() {
+    let host = host();
+    host.plugin.attempt("echo", "x");
+    let mut operator = host.operator();
+    operator.send(MonitorRequest::new(MonitorCommand::Snapshot).line().as_bytes());
+    let mut line = String::new();
+    operator.0.read_line(&mut line).expect("an answer");
+    for (key, after) in [
+        ("load_timeout_ms", "30000"),
+        ("call_timeout_ms", "30000"),
+        ("deactivate_timeout_ms", "5000"),
+        ("cpu_time_ms", ""),
+        ("activation_cpu_time_ms", ""),
+        ("sum_ms", ""),
+    ] {
+        let found = line.split(&format!("\"{key}\":")).nth(1).unwrap_or_else(|| panic!("no {key} in {line}"));
+        assert!(
+            found.starts_with(after) && found.starts_with(|c: char| c.is_ascii_digit()),
+            "{key}: {found}"
+        );
+    }
+    assert!(!line.contains("nanos") && !line.contains("secs\""), "{line}");
+}
+
+#[test]
 fn a_killed_plugin_ends_in_the_middle_of_a_call_and_the_cause_names_the_operator() {
     let (host, calling, release) = host_in_a_call();
     let events = host.plugin.events();
@@ -387,8 +412,8 @@ fn garbage_is_answered_or_closed_and_never_more() {
         &b"snapshot\n"[..],
         b"\n",
         b"\xff\xfe\x00\n",
-        b"{\"v\":1}\n",
-        b"{\"v\":1,\"command\":\"reboot\"}\n",
+        b"{\"v\":2}\n",
+        b"{\"v\":2,\"command\":\"reboot\"}\n",
         b"{\"v\":4294967296,\"command\":\"snapshot\"}\n",
         b"[[[[[[[[[[[[[[[[[[[[[[[[\n",
     ] {

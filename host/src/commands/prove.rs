@@ -5,7 +5,7 @@
 //! as well.
 //!
 //! Keys of its JSON object: `kernel`, `user`, `layers` as in `doctor`, `rows`: `group`, `name`, `held_by`, `expected`,
-//! `inside`: `granted` and `outcome`; `control`, `verdict` (`held`, `not-held`, `not-shown`), `milliseconds`, `why`; `groups`: `name`, `held`,
+//! `inside`: `granted` and `outcome`; `control`, `verdict` (`held`, `not-held`, `not-shown`), `took_ms`, `why`; `groups`: `name`, `held`,
 //! `not_held`, `not_shown`; `left_behind`; `held`, `not_held`, `not_shown`.
 
 use std::io::{self, IsTerminal, Write};
@@ -160,7 +160,7 @@ fn object(diagnosis: &Diagnosis, tried: &[Tried], left: &[String]) -> Value {
                 "inside": inside,
                 "control": cut(&judged.control, MOST),
                 "verdict": verdict,
-                "milliseconds": u64::try_from(judged.took.as_millis()).unwrap_or(u64::MAX),
+                "took_ms": u64::try_from(judged.took.as_millis()).unwrap_or(u64::MAX),
                 "why": why.map(|why| cut(&why, MOST)),
             })
         })

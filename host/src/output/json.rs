@@ -16,13 +16,15 @@
 //! | key of `run` | what it is |
 //! | --- | --- |
 //! | `plugin` | `id`, `path`, `metadata` (`null` until it is loaded): `id`, `version`, `description`, `permissions` |
-//! | `policy` | `permissions`, `limits`, `allowed_modules`, `best_effort` |
+//! | `policy` | `permissions`, `limits` (under the names of `--limit`, timeouts with `_ms` behind theirs), `allowed_modules`, `best_effort` |
 //! | `report` | `null`, or `kernel`, `complete`, `layers`: `layer`, `demand`, `supported`, `enforced`, `evidence`, `why_not` |
-//! | `calls` | those that succeeded: `method`, `payload_bytes`, `result_bytes`, `milliseconds`, and `out`, `text` or `base64` |
+//! | `calls` | those that succeeded: `method`, `payload_bytes`, `result_bytes`, `took_ms`, and `out`, `text` or `base64` |
 //! | `services` | what the plugin had the host say: `service`, `text` |
 //! | `events` | `time`, `kind`, and what belongs to that kind; `events_left_out` counts those over a bound |
 //! | `printed` | the end of what the plugin wrote to its stdout and stderr, escaped |
 //! | `end` | `null` if it was let go, else how its process ended: `cause` (words), `cause_kind` (a word: `Cause::kind`), `help`, `usage` (as in `top`), `fault` (`null`, or `signal`, `why`, `address`, `thread`, `stack`, `incomplete`), `refused` (`null`, or the last refusal: `permission`, `action`, `object`, `rule`, `opened_by`), `printed` |
+//!
+//! Every time that something took or may take is a number of milliseconds, under a name that ends in `_ms`.
 //!
 //! `inspect`, `doctor`, `audit`, `prove`, `quarantine` and `top` name their keys beside the code that makes them.
 
@@ -30,8 +32,7 @@ use std::io;
 use std::time::SystemTime;
 
 use sandbox_core::{
-    Demand, EndReport, EnforcementReport, EventKind, LayerReport, PluginMetadata, ResourceLimits,
-    SandboxEvent,
+    Demand, EndReport, EnforcementReport, EventKind, LayerReport, PluginMetadata, SandboxEvent,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -40,7 +41,7 @@ use super::{escape, human};
 use crate::failure::Failure;
 
 /// The version of the format.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 /// What every object begins and ends with.
 #[derive(Serialize)]
@@ -108,31 +109,6 @@ pub(crate) fn layer(layer: &LayerReport, demand: Demand) -> Value {
         "enforced": layer.enforced,
         "evidence": layer.evidence,
         "why_not": layer.why_not,
-    })
-}
-
-/// Limits under the names of `--limit`; timeouts in milliseconds, under their names with `_ms`.
-pub(crate) fn limits(limits: &ResourceLimits) -> Value {
-    let milliseconds = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    json!({
-        "max_memory_mb": limits.max_memory_mb,
-        "max_cpu_time_sec": limits.max_cpu_time_sec,
-        "max_cpu_percent": limits.max_cpu_percent,
-        "max_file_handles": limits.max_file_handles,
-        "max_network_connections": limits.max_network_connections,
-        "max_file_size_mb": limits.max_file_size_mb,
-        "max_scratch_mb": limits.max_scratch_mb,
-        "max_threads": limits.max_threads,
-        "max_processes": limits.max_processes,
-        "max_message_bytes": limits.max_message_bytes,
-        "max_output_bytes": limits.max_output_bytes,
-        "max_output_bytes_per_sec": limits.max_output_bytes_per_sec,
-        "max_pending_services": limits.max_pending_services,
-        "max_queued_messages": limits.max_queued_messages,
-        "load_timeout_ms": milliseconds(limits.load_timeout),
-        "activate_timeout_ms": milliseconds(limits.activate_timeout),
-        "deactivate_timeout_ms": milliseconds(limits.deactivate_timeout),
-        "call_timeout_ms": milliseconds(limits.call_timeout),
     })
 }
 

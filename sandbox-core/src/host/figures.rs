@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::limits::usage::ResourceUsage;
-use crate::shared::policy::{ResourceLimits, STANDARD_PERMISSIONS};
+use crate::shared::policy::{ResourceLimits, STANDARD_PERMISSIONS, milliseconds};
 
 /// How many bounds a latency is compared with: each twice the one before, from 1 µs to 67 s.
 const BOUNDS: usize = 27;
@@ -98,8 +98,9 @@ pub struct CallLatency {
     /// How many took no longer than 1 µs, then how many of the others no longer than 2 µs, 4 µs, and so on to 67 s; the last
     /// are all that took longer.
     pub buckets: Vec<u64>,
-    /// All of them together, in nanoseconds.
-    pub sum_nanos: u64,
+    /// All of them together.
+    #[serde(rename = "sum_ms", with = "milliseconds")]
+    pub sum: Duration,
 }
 
 impl PluginFigures {
@@ -143,8 +144,8 @@ impl CallLatency {
         let buckets = self.buckets.iter().enumerate();
         let added = buckets
             .map(|(index, count)| count.checked_sub(earlier.buckets.get(index).copied().unwrap_or_default()));
-        match (added.collect(), self.sum_nanos.checked_sub(earlier.sum_nanos)) {
-            (Some(buckets), Some(sum_nanos)) => Self { buckets, sum_nanos },
+        match (added.collect(), self.sum.checked_sub(earlier.sum)) {
+            (Some(buckets), Some(sum)) => Self { buckets, sum },
             _ => self.clone(),
         }
     }
@@ -237,7 +238,7 @@ impl Counters {
     pub(crate) fn read(&self) -> PluginFigures {
         let latency = CallLatency {
             buckets: self.latency.iter().map(read).collect(),
-            sum_nanos: read(&self.latency_sum_nanos),
+            sum: Duration::from_nanos(read(&self.latency_sum_nanos)),
         };
         let names = STANDARD_PERMISSIONS.into_iter().map(|known| known.name().to_owned());
         let names = names.chain([OTHER.to_owned()]);
@@ -280,7 +281,7 @@ mod tests {
             let latency = counters.read().latency;
             let counted = latency.buckets.iter().position(|count| *count == 1).unwrap();
             assert_eq!(CallLatency::bound(counted), bound.map(Duration::from_micros), "{nanos} ns");
-            assert_eq!((latency.count(), latency.sum_nanos), (1, nanos));
+            assert_eq!((latency.count(), latency.sum), (1, Duration::from_nanos(nanos)));
         }
     }
 

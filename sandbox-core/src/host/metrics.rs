@@ -249,8 +249,7 @@ fn histogram(latency: &CallLatency) -> Histogram {
     let mut histogram = Histogram::default();
     histogram.set_bucket(buckets.collect());
     histogram.set_sample_count(latency.count());
-    #[expect(clippy::cast_precision_loss, reason = "the format has no other numbers")]
-    histogram.set_sample_sum(latency.sum_nanos as f64 / 1e9);
+    histogram.set_sample_sum(latency.sum.as_secs_f64());
     histogram
 }
 

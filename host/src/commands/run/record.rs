@@ -53,7 +53,7 @@ impl Record {
             },
             "policy": {
                 "permissions": text(&permissions),
-                "limits": json::limits(&args.resource_limits()),
+                "limits": args.resource_limits(),
                 "allowed_modules": text(&args.allowed_modules),
                 "best_effort": text(&best_effort),
             },
@@ -75,7 +75,7 @@ impl Outcome {
             "method": call.map(|call| call.method.as_str()),
             "payload_bytes": self.payload_bytes,
             "result_bytes": self.result.len(),
-            "milliseconds": self.took.as_secs_f64() * 1e3,
+            "took_ms": self.took.as_secs_f64() * 1e3,
         });
         let (key, value) = match call.map(|call| &call.output) {
             Some(Output::File(path)) => ("out", path.display().to_string().into()),

@@ -167,9 +167,9 @@ mod tests {
                 {
                     "plugin": "index", "state": "active", "process_id": 4720, "calls": calls, "restarts": 1,
                     "limits": { "max_memory_mb": 100, "max_file_handles": 10, "max_network_connections": 5 },
-                    "latency": { "buckets": [0, 0, 0, 0, 0, calls, 0, 0, 0, 0, 0, 0, 0, 0, 1], "sum_nanos": 0 },
+                    "latency": { "buckets": [0, 0, 0, 0, 0, calls, 0, 0, 0, 0, 0, 0, 0, 0, 1], "sum_ms": 0 },
                     "denials": { "file-read": 2, "network": 1 }, "permissions": ["file-read:/srv/\u{1b}[2J"],
-                    "usage": { "cpu_time": { "secs": cpu, "nanos": 0 }, "memory_bytes": { "now": 12_000_000, "peak": 0 },
+                    "usage": { "cpu_time_ms": cpu * 1000, "memory_bytes": { "now": 12_000_000, "peak": 0 },
                         "file_handles": { "now": 3, "peak": 3 }, "network_connections": { "now": 2, "peak": 2 } },
                 },
                 { "plugin": "thumbs", "state": "crashed", "last_end": "it was ended by SIGSEGV\u{1b}[0m" },

@@ -286,10 +286,10 @@ mod tests {
     #[test]
     fn rates_are_of_the_time_between_two_looks() {
         let plugin = |pid: u32, calls: u64, secs: u64| {
-            let usage = json!({ "cpu_time": { "secs": secs, "nanos": 500_000_000 } });
+            let usage = json!({ "cpu_time_ms": secs * 1000 + 500 });
             let buckets = [vec![0; 4], vec![calls]].concat();
             json!([{ "plugin": "a", "process_id": pid, "calls": calls, "usage": usage,
-                "latency": { "buckets": buckets, "sum_nanos": calls } }])
+                "latency": { "buckets": buckets, "sum_ms": calls } }])
         };
         let cells = |model: &Model| COLUMNS.map(|column| (column.cell)(&model.rows[0]));
         let (mut model, start) = (Model::default(), Instant::now());

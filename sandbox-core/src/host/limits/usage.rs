@@ -12,6 +12,7 @@ use crate::host::instance::Instance;
 use crate::host::lock::lock;
 use crate::host::procfs::{self, HostPid, Status};
 use crate::shared::plan::rlimits::OWN_DESCRIPTORS;
+use crate::shared::policy::milliseconds;
 
 /// How much of something is used, and the most that was used since the load.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,8 +50,10 @@ pub struct ResourceUsage {
     /// Whether its helper has ended: these are the last figures.
     pub ended: bool,
     /// CPU time of all its threads and processes since the load.
+    #[serde(rename = "cpu_time_ms", with = "milliseconds")]
     pub cpu_time: Duration,
     /// The same since the last activation: what `max_cpu_time_sec` is compared with.
+    #[serde(rename = "activation_cpu_time_ms", with = "milliseconds")]
     pub activation_cpu_time: Duration,
     /// Memory in bytes. The peak is the kernel's own, but for programs that the plugin starts where there is no cgroup.
     pub memory_bytes: Used,

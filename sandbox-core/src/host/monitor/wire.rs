@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use crate::host::figures::HostFigures;
 
 /// The version of the format, which every line has as its `v`.
-pub const MONITOR_VERSION: u32 = 1;
+pub const MONITOR_VERSION: u32 = 2;
 
 /// One line to a monitor.
 ///
 /// ```
 /// use sandbox_core::{MonitorCommand, MonitorRequest};
 /// let request = MonitorRequest::new(MonitorCommand::Kill { plugin: "thumbs".to_owned() });
-/// assert_eq!(request.line(), "{\"v\":1,\"command\":\"kill\",\"plugin\":\"thumbs\"}\n");
+/// assert_eq!(request.line(), "{\"v\":2,\"command\":\"kill\",\"plugin\":\"thumbs\"}\n");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -188,9 +188,9 @@ mod tests {
         for (line, said) in [
             ("", "EOF"),
             ("{}", "missing field `v`"),
-            (r#"{"v":2,"command":"kill"}"#, "version 2 of the monitor's format, of which 1 is known"),
-            (r#"{"v":1,"command":"reboot"}"#, "unknown variant `reboot`"),
-            (r#"{"v":1,"command":"kill"}"#, "missing field `plugin`"),
+            (r#"{"v":1,"command":"kill"}"#, "version 1 of the monitor's format, of which 2 is known"),
+            (r#"{"v":2,"command":"reboot"}"#, "unknown variant `reboot`"),
+            (r#"{"v":2,"command":"kill"}"#, "missing field `plugin`"),
             ("snapshot", "expected value"),
             (r#"[1]"#, ""),
         ] {
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn figures_with_more_or_fewer_keys_than_are_known_are_read() {
-        let line = r#"{"v":1,"answer":"figures","figures":{"process_id":7,"later":1,"plugins":[{"plugin":"p","later":{}}]}}"#;
+        let line = r#"{"v":2,"answer":"figures","figures":{"process_id":7,"later":1,"plugins":[{"plugin":"p","later":{}}]}}"#;
         let reply: MonitorReply = line.parse().unwrap();
         let MonitorAnswer::Figures { figures } = reply.answer else { panic!("{reply:?}") };
         assert_eq!((figures.process_id, figures.plugins[0].plugin.as_str()), (7, "p"));

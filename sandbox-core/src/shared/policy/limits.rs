@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::milliseconds;
+
 /// How much one plugin may use. `None` stands for no limit.
 ///
 /// The defaults are those of the plugin sandbox specification: 100 MiB, 10 CPU seconds, 10 file handles, 5 network
@@ -64,12 +66,16 @@ pub struct ResourceLimits {
     /// the queue is full.
     pub max_queued_messages: u64,
     /// How long loading may take, constructors included.
+    #[serde(rename = "load_timeout_ms", with = "milliseconds")]
     pub load_timeout: Duration,
     /// How long `activate` may take. Time in which the plugin waits for the host does not count; so for the next two.
+    #[serde(rename = "activate_timeout_ms", with = "milliseconds")]
     pub activate_timeout: Duration,
     /// How long `deactivate`, and the end after an unload, may take.
+    #[serde(rename = "deactivate_timeout_ms", with = "milliseconds")]
     pub deactivate_timeout: Duration,
     /// How long one call may take.
+    #[serde(rename = "call_timeout_ms", with = "milliseconds")]
     pub call_timeout: Duration,
 }
 

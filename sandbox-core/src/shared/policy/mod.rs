@@ -6,6 +6,7 @@ mod grade;
 mod grants;
 mod layers;
 mod limits;
+pub(crate) mod milliseconds;
 mod network;
 mod permission;
 mod plugin_id;
