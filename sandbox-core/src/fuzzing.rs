@@ -19,13 +19,15 @@ use crate::shared::wire::zygote::{FromZygote, ToZygote};
 pub type Try = fn(&[u8]);
 
 /// Each target: its name, which its folder of the corpus has too, and what it tries.
-pub const TARGETS: [(&str, Try); 6] = [
+pub const TARGETS: [(&str, Try); 8] = [
     ("frames", frames),
     ("requests", requests),
     ("policy", policy),
     ("services", services),
     ("audit", audit_log),
     ("elf", elf),
+    ("closure", closure),
+    ("monitor", monitor),
 ];
 
 /// A bound on frames that inputs of a few kilobytes can meet and overstep.
@@ -77,7 +79,7 @@ fn message<M: Serialize + DeserializeOwned>(body: &[u8]) {
 pub fn requests(data: &[u8]) {
     host::socket_address(data);
     host::dns_message(data);
-    host::path_in_memory(data);
+    host::in_memory(data);
 }
 
 /// The texts in which permissions, scopes, grades, layers and ids are written, one a line.
@@ -180,6 +182,16 @@ pub fn audit_log(data: &[u8]) {
 /// A library.
 pub fn elf(data: &[u8]) {
     host::library(data);
+}
+
+/// A plugin's library and those that it needs.
+pub fn closure(data: &[u8]) {
+    host::libraries(data);
+}
+
+/// What is sent to a monitor, and what comes from one, one line each.
+pub fn monitor(data: &[u8]) {
+    String::from_utf8_lossy(data).lines().take(12).for_each(host::monitor_line);
 }
 
 #[cfg(test)]
@@ -345,6 +357,26 @@ mod tests {
         ] {
             write("audit", name, format!("{line}\n\nrubbish\n{line}"));
         }
+        for (name, lines) in [
+            (
+                "commands",
+                "{\"v\":2,\"command\":\"snapshot\"}\n{\"v\":2,\"command\":\"kill\",\"plugin\":\"a\"}\n{\"v\":2,\"command\":\"revoke\",\"plugin\":\"a\",\"permission\":\"file-read:/a\"}",
+            ),
+            (
+                "http",
+                "GET /metrics HTTP/1.1\nPOST /metrics HTTP/1.1\nGET /\nGET /a b HTTP/1.0\n{\"v\":2,\"command\":\"kill\",\"plugin\":\"a HTTP/1.1\"}",
+            ),
+            (
+                "answers",
+                "{\"v\":2,\"answer\":\"done\",\"message\":\"a\\u001b[2J\"}\n{\"v\":2,\"answer\":\"metrics\",\"text\":\"a 1\\n\"}\n{\"v\":1,\"answer\":\"failed\",\"message\":\"a\"}",
+            ),
+            (
+                "figures",
+                r#"{"v":2,"answer":"figures","figures":{"version":"0.1.0","process_id":7,"plugins":[{"plugin":"a","state":"active","limits":{"max_memory_mb":100,"call_timeout_ms":5000.5},"usage":{"cpu_time_ms":1.5,"memory_bytes":{"now":1,"peak":2}},"calls":3,"latency":{"buckets":[1,2],"sum_ms":0.003},"denials":{"ui":1}}]}}"#,
+            ),
+        ] {
+            write("monitor", name, lines);
+        }
         for (name, arguments) in [
             ("plain", &["-Wl,-soname,libplain.so.1", "-nostdlib"][..]),
             ("needs", &["-Wl,-rpath,$ORIGIN/x:/y", "-Wl,--no-as-needed"][..]),
@@ -365,6 +397,62 @@ mod tests {
                 .unwrap();
             assert!(status.success(), "{name}");
             write("elf", name, fs::read(&library).unwrap());
+        }
+        // Each library, and which of the others it needs.
+        type Needs<'a> = &'a [(&'a str, &'a [&'a str])];
+        let closures: [(&str, Needs<'_>); 5] = [
+            ("alone", &[("plugin.so", &[])]),
+            ("chain", &[("plugin.so", &["liba.so"]), ("liba.so", &["libb.so"]), ("libb.so", &[])]),
+            ("cycle", &[("plugin.so", &["liba.so"]), ("liba.so", &["libb.so"]), ("libb.so", &["liba.so"])]),
+            ("missing", &[("plugin.so", &["liba.so"]), ("liba.so", &["libmissing.so"])]),
+            (
+                "forbidden",
+                &[
+                    ("plugin.so", &["liba.so", "libb.so"]),
+                    ("liba.so", &["libc.so.6"]),
+                    ("libb.so", &["other.so"]),
+                ],
+            ),
+        ];
+        for (name, libraries) in closures {
+            let folder = tempfile::tempdir().unwrap();
+            let mut all = Vec::new();
+            for (library, needs) in libraries {
+                // An empty library stands for each that is needed: only its name goes into the file.
+                let compile = |at: &Path, soname: &str, needs: &[PathBuf]| {
+                    let status = std::process::Command::new("cc")
+                        .args([
+                            "-shared",
+                            "-s",
+                            "-nostdlib",
+                            "-xc",
+                            "/dev/null",
+                            "-xnone",
+                            "-Wl,--no-as-needed",
+                        ])
+                        .args(["-Wl,-z,noseparate-code", "-Wl,--build-id=none", "-Wl,--hash-style=gnu"])
+                        .args([format!("-Wl,-soname,{soname}"), "-o".to_owned()])
+                        .arg(at)
+                        .args(needs)
+                        .status()
+                        .unwrap();
+                    assert!(status.success(), "{name} {soname}");
+                };
+                let empty: Vec<_> = needs
+                    .iter()
+                    .map(|need| {
+                        let at = folder.path().join(format!("empty-{need}"));
+                        compile(&at, need, &[]);
+                        at
+                    })
+                    .collect();
+                let at = folder.path().join(library);
+                compile(&at, library, &empty);
+                let bytes = fs::read(&at).unwrap();
+                all.extend(u16::try_from(bytes.len()).unwrap().to_le_bytes());
+                all.extend(bytes);
+            }
+            write("closure", name, all);
         }
     }
 }

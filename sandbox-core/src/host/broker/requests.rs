@@ -230,7 +230,7 @@ impl Request<'_> {
     }
 
     /// What was read of `memory`, if that is the caller's. The helper's stays the helper's.
-    fn read_of<T>(&self, memory: &Memory<'_>, what: T) -> Result<T, Errno> {
+    pub(super) fn read_of<T>(&self, memory: &Memory<'_>, what: T) -> Result<T, Errno> {
         let is_callers = matches!(memory, Memory::Helpers(_)) || self.still_waits();
         if is_callers { Ok(what) } else { Err(Errno::EINTR) }
     }

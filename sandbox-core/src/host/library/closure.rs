@@ -33,7 +33,7 @@ pub const BASE_MODULES: &[&str] = &[
 ];
 
 /// What every dynamically linked helper has already: never delivered.
-const ALREADY_LOADED: &[&str] =
+pub(super) const ALREADY_LOADED: &[&str] =
     &["libc.so.6", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1", "linux-vdso.so.1"];
 
 /// How far NEEDED entries are followed.

@@ -42,7 +42,7 @@ impl SystemFolders {
     }
 
     /// These folders, in this order, instead of the system's. Relative ones are left out.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn new(folders: impl IntoIterator<Item = PathBuf>) -> Self {
         let mut list = Self { folders: Vec::new() };
         folders.into_iter().for_each(|folder| list.push(folder));

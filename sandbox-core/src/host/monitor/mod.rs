@@ -4,6 +4,8 @@
 
 mod commands;
 mod connection;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod http;
 mod server;
 mod socket;

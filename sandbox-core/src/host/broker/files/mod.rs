@@ -5,6 +5,8 @@
 
 mod change;
 mod folders;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(in crate::host) mod fuzzing;
 mod held;
 mod look;
 mod named;

@@ -4,12 +4,14 @@
 //! found, and judged, afterwards.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use rustix::fs::ResolveFlags;
 
+use super::super::memory;
 use super::super::requests::Request;
 
 /// A path as a plugin names it.
@@ -83,11 +85,19 @@ impl Request<'_> {
         Ok(Named::absolute(self.straight_to_scratch(path)))
     }
 
-    /// What openat2(2) is told, read once.
+    /// What openat2(2) is told.
     pub(super) fn how(&self) -> Result<How, Errno> {
+        let memory = self.memory()?;
+        self.read_of(&memory, How::read(&memory, self.arg(2), self.arg(3))?)
+    }
+}
+
+impl How {
+    /// The structure of `size` bytes at `at`, read once.
+    pub(super) fn read(memory: &File, at: u64, size: u64) -> Result<Self, Errno> {
         const SIZE: u64 = 24;
-        let word = |index: u64| self.read_u64(self.arg(2).checked_add(8 * index).ok_or(Errno::EFAULT)?);
-        match self.arg(3) {
+        let word = |index: u64| memory::read_u64(memory, at.checked_add(8 * index).ok_or(Errno::EFAULT)?);
+        match size {
             SIZE => {}
             less if less < SIZE => return Err(Errno::EINVAL),
             _ => return Err(Errno::E2BIG), // of a kernel to come: what it means is not known here
@@ -111,6 +121,6 @@ impl Request<'_> {
             return Err(Errno::EAGAIN);
         }
         let narrow = |word: u64| u32::try_from(word).map_err(|_| Errno::EINVAL);
-        Ok(How { flags: narrow(word(0)?)?, mode: narrow(word(1)?)?, resolve })
+        Ok(Self { flags: narrow(word(0)?)?, mode: narrow(word(1)?)?, resolve })
     }
 }

@@ -1,11 +1,13 @@
 //! What must hold of addresses and questions about names, whatever a plugin writes. See `crate::fuzzing`.
 
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use simple_dns::RCODE;
 
 use super::address::{self, Address};
 use super::names;
+use super::send::{Header, MOST_BYTES};
 
 /// An address is read back as it was written; nobody in particular is this machine, and stays it.
 pub(crate) fn socket_address(data: &[u8]) {
@@ -22,6 +24,36 @@ pub(crate) fn socket_address(data: &[u8]) {
     }
     let peer = read.into_peer();
     assert_eq!(peer.clone().into_peer(), peer);
+}
+
+/// What sendmsg(2) is told at `at` of a memory that is `bytes`: with control data nothing is sent, else what the pieces hold,
+/// up to a bound.
+pub(crate) fn message(memory: &File, bytes: &[u8], at: u64) {
+    let word = |at: u64| {
+        bytes.get(usize::try_from(at).ok()?..)?.first_chunk::<8>().map(|word| u64::from_ne_bytes(*word))
+    };
+    let Ok(header) = Header::read(memory, at) else { return };
+    let told = |index: u64| word(at + 8 * index).expect("it was read");
+    assert_eq!(header.has_control(), told(5) != 0);
+    for is_stream in [false, true] {
+        let Ok(gathered) = header.gather(memory, is_stream) else { continue };
+        let (pieces, count) = (told(2), told(3));
+        assert!(count <= 1024 && gathered.len() <= MOST_BYTES);
+        let mut expected = Vec::new();
+        for piece in 0..count {
+            let (base, len) = (word(pieces + 16 * piece), word(pieces + 16 * piece + 8));
+            let (base, len) = (base.expect("it was read"), len.expect("it was read"));
+            let room = u64::try_from(MOST_BYTES - expected.len()).expect("a bound");
+            let end = base + len.min(room);
+            // Of nothing it does not matter where it would be.
+            if end > base {
+                let range = usize::try_from(base).expect("read")..usize::try_from(end).expect("read");
+                expected.extend_from_slice(bytes.get(range).expect("it was read"));
+            }
+            assert!(is_stream || len <= room, "a datagram that was cut");
+        }
+        assert_eq!(gathered, expected);
+    }
 }
 
 /// A question about a name: what is asked is a host's name as scopes have it, and the answer is no question itself.

@@ -2,6 +2,8 @@
 //!
 //! Runs in the host, on a worker. Sends from a copy of what the plugin gives, never waits, and lets nothing pass but bytes.
 
+use std::fs::File;
+
 use nix::errno::Errno;
 use rustix::event::epoll::EventFlags;
 use rustix::net::sockopt::Timeout;
@@ -15,7 +17,7 @@ use crate::host::broker::parked::Wait;
 use crate::shared::errno::from_rustix;
 
 /// How much is sent at once: of a stream no more than this is taken, a datagram cannot be longer.
-const MOST_BYTES: usize = 256 << 10;
+pub(super) const MOST_BYTES: usize = 256 << 10;
 
 /// How many pieces a message may be in: UIO_MAXIOV.
 const MOST_PIECES: u64 = 1024;
@@ -23,6 +25,64 @@ const MOST_PIECES: u64 = 1024;
 /// `struct msghdr`, and the same with a length behind it.
 const MESSAGE_BYTES: usize = size_of::<libc::msghdr>();
 const MESSAGES_LEN_AT: u64 = size_of::<libc::msghdr>() as u64;
+
+/// `struct msghdr`, read once.
+pub(super) struct Header {
+    /// Where the address is, and its length.
+    name: (u64, u64),
+    /// Where the pieces are told of, and how many there are.
+    pieces: (u64, u64),
+    control_len: u64,
+}
+
+impl Header {
+    pub(super) fn read(memory: &File, at: u64) -> Result<Self, Errno> {
+        let header = memory::read_bytes(memory, at, MESSAGE_BYTES)?;
+        let number = |at| number(&header, at);
+        Ok(Self {
+            name: (number(0)?, number(8)?),
+            pieces: (number(16)?, number(24)?),
+            control_len: number(40)?,
+        })
+    }
+
+    /// Whether it carries what is no byte.
+    pub(super) fn has_control(&self) -> bool {
+        self.control_len != 0
+    }
+
+    /// What the pieces hold, as far as it is sent.
+    pub(super) fn gather(&self, memory: &File, is_stream: bool) -> Result<Vec<u8>, Errno> {
+        let (pieces, count) = self.pieces;
+        if count > MOST_PIECES {
+            return Err(Errno::EMSGSIZE);
+        }
+        let vector_len = usize::try_from(count * 16).map_err(|_| Errno::EMSGSIZE)?;
+        let vector = memory::read_bytes(memory, pieces, vector_len)?;
+        let mut whole: u64 = 0;
+        let mut bytes = Vec::new();
+        for piece in vector.chunks_exact(16) {
+            let (base, len) = (number(piece, 0)?, number(piece, 8)?);
+            whole = whole.checked_add(len).filter(|len| i64::try_from(*len).is_ok()).ok_or(Errno::EINVAL)?;
+            let upto = bounded(is_stream, whole)?;
+            let more = upto.saturating_sub(bytes.len());
+            bytes.extend(memory::read_bytes(memory, base, more)?);
+        }
+        Ok(bytes)
+    }
+}
+
+/// How much of `len` bytes is sent.
+fn bounded(is_stream: bool, len: u64) -> Result<usize, Errno> {
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    if is_stream {
+        Ok(len.min(MOST_BYTES))
+    } else if len > MOST_BYTES {
+        Err(Errno::EMSGSIZE)
+    } else {
+        Ok(len)
+    }
+}
 
 /// What is to be sent.
 struct Message {
@@ -41,7 +101,7 @@ impl Request<'_> {
     pub(super) fn send_to(&self) -> Result<Answer, Errno> {
         let socket = self.socket()?;
         let to = (self.arg(4) != 0).then(|| self.address(self.arg(4), self.arg(5))).transpose()?;
-        let len = self.bounded(&socket, self.arg(2))?;
+        let len = bounded(socket.is_stream(), self.arg(2))?;
         let bytes = memory::read_bytes(&*self.memory()?, self.arg(1), len)?;
         self.send(socket, "sendto", Message { to, bytes, flags: self.int(3) })
     }
@@ -75,47 +135,20 @@ impl Request<'_> {
         }
     }
 
-    /// How much of `len` bytes is sent.
-    fn bounded(&self, socket: &Socket, len: u64) -> Result<usize, Errno> {
-        let len = usize::try_from(len).unwrap_or(usize::MAX);
-        if socket.is_stream() {
-            Ok(len.min(MOST_BYTES))
-        } else if len > MOST_BYTES {
-            Err(Errno::EMSGSIZE)
-        } else {
-            Ok(len)
-        }
-    }
-
     /// The message at `at`, read once; the refusal if it carries what is no byte.
     fn message(&self, socket: &Socket, at: u64, flags: u32) -> Result<Result<Message, Answer>, Errno> {
         let memory = &*self.memory()?;
-        let header = memory::read_bytes(memory, at, MESSAGE_BYTES)?;
-        let (name, name_len) = (number(&header, 0)?, number(&header, 8)?);
-        let (pieces, count) = (number(&header, 16)?, number(&header, 24)?);
-        let control_len = number(&header, 40)?;
-        if control_len != 0 {
+        let header = Header::read(memory, at)?;
+        if header.has_control() {
             let call = Call { action: "sendmsg", object: "with control data" };
             let rule = "descriptors, credentials and packet options are not sent for a plugin";
             return Ok(Err(self.refuse_call(call, Errno::EPERM, rule)));
         }
+        let (name, name_len) = header.name;
         let to = (name != 0 && name_len & u64::from(u32::MAX) != 0)
             .then(|| self.address(name, name_len))
             .transpose()?;
-        if count > MOST_PIECES {
-            return Err(Errno::EMSGSIZE);
-        }
-        let vector_len = usize::try_from(count * 16).map_err(|_| Errno::EMSGSIZE)?;
-        let vector = memory::read_bytes(memory, pieces, vector_len)?;
-        let mut whole: u64 = 0;
-        let mut bytes = Vec::new();
-        for piece in vector.chunks_exact(16) {
-            let (base, len) = (number(piece, 0)?, number(piece, 8)?);
-            whole = whole.checked_add(len).filter(|len| i64::try_from(*len).is_ok()).ok_or(Errno::EINVAL)?;
-            let upto = self.bounded(socket, whole)?;
-            let more = upto.saturating_sub(bytes.len());
-            bytes.extend(memory::read_bytes(memory, base, more)?);
-        }
+        let bytes = header.gather(memory, socket.is_stream())?;
         Ok(Ok(Message { to, bytes, flags }))
     }
 
