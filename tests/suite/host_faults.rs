@@ -62,18 +62,18 @@ fn works_again(what: &str) {
 
 /// A system call that is refused, with what of its first argument.
 #[derive(Debug, Clone, Copy)]
-struct Refusal {
+pub struct Refusal {
     nr: libc::c_long,
     /// Only if of these bits of the first argument's lower half, those are set.
     flags: Option<(i32, i32)>,
     errno: i32,
 }
 
-const fn refused(nr: libc::c_long, errno: i32) -> Refusal {
+pub const fn refused(nr: libc::c_long, errno: i32) -> Refusal {
     Refusal { nr, flags: None, errno }
 }
 
-const fn refused_if(nr: libc::c_long, mask: i32, bits: i32, errno: i32) -> Refusal {
+pub const fn refused_if(nr: libc::c_long, mask: i32, bits: i32, errno: i32) -> Refusal {
     Refusal { nr, flags: Some((mask, bits)), errno }
 }
 
@@ -84,7 +84,7 @@ const PROGRAM: (i32, i32) = (libc::CLONE_THREAD | libc::CLONE_PARENT | libc::CLO
 const SPAWN: (i32, i32) = (libc::CLONE_VFORK | libc::CLONE_PIDFD, libc::CLONE_VFORK | libc::CLONE_PIDFD);
 
 /// Refuses these calls to the calling thread and to whatever it starts, for good.
-fn refuse_here(refusals: &[Refusal]) {
+pub fn refuse_here(refusals: &[Refusal]) {
     let code = |code: u32| u16::try_from(code).expect("an instruction");
     let instruction = |of: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code(of), jt, jf, k };
     let load = |offset: u32| instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset);
@@ -128,8 +128,10 @@ enum Expected {
     Host,
     /// A load all the same, which lacks this layer alone.
     LoadsWithout(Layer),
+    /// A load all the same, with every layer that there otherwise is: the helper hands over what the host may not take.
+    LoadsHandedOver,
 }
-use Expected::{Host, Lacks, LoadsWithout, Program, Zygote};
+use Expected::{Host, Lacks, LoadsHandedOver, LoadsWithout, Program, Zygote};
 
 struct Row {
     name: &'static str,
@@ -220,8 +222,17 @@ const ROWS: &[Row] = &[
     Row {
         name: "nobody may take the filter's listener",
         refuses: &[refused(libc::SYS_pidfd_getfd, libc::EPERM)],
+        expected: both!(LoadsHandedOver),
+        says: &["listener handed over"],
+    },
+    Row {
+        name: "nobody may take the filter's listener, and no child shares descriptors",
+        refuses: &[
+            refused(libc::SYS_pidfd_getfd, libc::EPERM),
+            refused_if(libc::SYS_clone, libc::CLONE_FILES | libc::CLONE_VM, libc::CLONE_FILES, libc::EAGAIN),
+        ],
         expected: both!(Lacks(Layer::Seccomp)),
-        says: &["pidfd_getfd", "EPERM"],
+        says: &["pidfd_getfd", "EPERM", "handed over", "clone", "EAGAIN"],
     },
     Row {
         name: "no new way to mount",
@@ -280,6 +291,10 @@ fn judge(row: &Row, found: Result<PluginSandbox, PluginSandboxError>) -> Result<
                     lacks(*layer).and_then(|layer| layer.why_not.clone()).unwrap_or_default(),
                     lacks(*layer).is_some(),
                 ),
+                LoadsHandedOver => {
+                    let seccomp = report.layer(Layer::Seccomp).expect("every layer is there");
+                    (seccomp.evidence.clone(), seccomp.enforced)
+                }
                 _ => ("it loads".to_owned(), false),
             }
         }

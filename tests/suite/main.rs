@@ -12,6 +12,7 @@ mod concurrency;
 mod containment;
 mod faults;
 mod files;
+mod hand_over;
 mod host_conditions;
 mod host_faults;
 mod hostile;
@@ -46,6 +47,7 @@ fn child() {
         audit::PARTS,
         causes::PARTS,
         containment::PARTS,
+        hand_over::PARTS,
         host_conditions::PARTS,
         hostile::PARTS,
         monitor::PARTS,

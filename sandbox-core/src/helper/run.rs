@@ -3,10 +3,11 @@
 //! Runs in the helper from its first instruction on. Owns the order, which is the security: each step needs a right that a
 //! later one gives up. Never goes back: what failed is reported, and the host decides.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
 use super::confine::{detach, landlock, no_new_privs, privileges, rlimits, root, seccomp};
+use super::hand_over::{self, Courier};
 use super::link::Link;
 use super::{load, readback, serve};
 use crate::shared::notes::Notes;
@@ -34,6 +35,7 @@ pub(crate) fn main() -> ! {
 
     before(2);
     detach::detach(&plan, &mut notes);
+    let socket = plan.hands_over.then(|| hand_over::memory(&mut notes)).flatten();
     before(3);
     rlimits::set_all(&plan.rlimits, &mut notes);
     before(4);
@@ -46,7 +48,11 @@ pub(crate) fn main() -> ! {
     let landlock = landlock::restrict(empty_root, sabotage, &mut notes);
     let mut report = readback::report(&landlock);
     before(8);
+    let courier = socket.and_then(|socket| Courier::start(socket, &mut notes));
     let listener = seccomp::install(Surroundings { empty_root }, sabotage, &mut notes);
+    if let Some(courier) = courier {
+        courier.send(listener.as_ref().map(|(listener, _)| listener.as_fd()), &mut notes);
+    }
     before(9);
 
     if let Some((listener, killable)) = &listener {

@@ -107,8 +107,19 @@ fn facts(zygote: &Zygote) -> Vec<Fact> {
             (value == "1").then_some("a user namespace gives an ordinary user no capabilities: as without")
         },
     );
-    add("kernel.yama.ptrace_scope", read("/proc/sys/kernel/yama/ptrace_scope"), &|value| {
-        matches!(value, "2" | "3").then_some("only an administrator may take a helper's listener")
+    add("kernel.yama.ptrace_scope", read("/proc/sys/kernel/yama/ptrace_scope"), &|value| match value {
+        "2" => Some("only an administrator may take a helper's listener"),
+        "3" => Some("nobody may take a helper's listener: it is handed over"),
+        _ => None,
+    });
+    let way = zygote.hands_over().map_or_else(
+        || "the host takes a helper's listener and memory".to_owned(),
+        |why| format!("a helper hands its listener and memory over: {why}"),
+    );
+    add("broker", Some(way), &|_| {
+        let note = "no grant of `network` or `process` opens anything, and no call is served that names a file by a descriptor: \
+                    the host may have no plugin's descriptors";
+        zygote.hands_over().map(|_| note)
     });
     add("kernel.seccomp.actions_avail", read("/proc/sys/kernel/seccomp/actions_avail"), &|value| {
         (!value.contains("user_notif")).then_some("no user notifications: no broker, and no load")

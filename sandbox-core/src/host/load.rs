@@ -3,10 +3,9 @@
 //! Runs in the host, on the thread that asked. Owns that nothing is loaded before every required layer stands.
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use plugin_abi::metadata::AbiFingerprint;
@@ -18,6 +17,7 @@ use super::broker::{Brokered, Folders, Handles, Network, Scratch, Served, UnderW
 use super::end::cause::{Cause, Evidence, derive};
 use super::entry::{Entry, Loaded};
 use super::events::escape;
+use super::hand_over::{self, Receiver, Taken};
 use super::instance::{Expect, Instance, Parts, Reply};
 use super::library::{Limits, SealedLibrary, SystemFolders, closure, extra_modules};
 use super::lifecycle::{Operation, PluginState};
@@ -28,7 +28,6 @@ use super::runtime::Runtime;
 use super::verify::{self, Seen};
 use super::zygote::{Spawned, Trees, Zygote};
 use crate::error::PluginSandboxError;
-use crate::shared::errno::from_rustix;
 use crate::shared::plan::namespaces::{RootPlan, UserPlan};
 use crate::shared::plan::{HelperPlan, caps, namespaces, rlimits};
 use crate::shared::policy::{Layer, PluginId, ResourceLimits};
@@ -174,26 +173,7 @@ pub(crate) fn confine(
     began: Instant,
 ) -> Result<Confined, PluginSandboxError> {
     let limits = entry.subject().limits();
-    let (instance, plan) = spawn(entry, runtime, zygote, &limits, began)?;
-    let order = ToHelper::Confine(Box::new(plan.clone()));
-    let answer =
-        instance.transact_since(Some(&order), Expect::Report, Operation::Load, limits.load_timeout, began);
-    let report = match answer {
-        Ok(Reply::Report(report)) => report,
-        Ok(_) => {
-            return Err(ended(
-                entry.subject().id(),
-                Cause::Protocol { field: "kind", what: "another reply".to_owned() },
-            ));
-        }
-        Err(cause) => return Err(ended(entry.subject().id(), cause)),
-    };
-    if report.wire_version != WIRE_VERSION {
-        end(&instance);
-        let what =
-            format!("the helper program speaks version {}, this host {WIRE_VERSION}", report.wire_version);
-        return Err(ended(entry.subject().id(), Cause::Protocol { field: "report: wire version", what }));
-    }
+    let (Reported { instance, plan, report }, taken) = reported(entry, runtime, zygote, &limits, began)?;
     let scratch = match limits.max_scratch_mb {
         0 => None,
         mb => match Scratch::new(zygote, mb) {
@@ -206,7 +186,7 @@ pub(crate) fn confine(
             }
         },
     };
-    let broker = take_broker(&instance, &report, (served, scratch), zygote)?;
+    let broker = set_broker(&instance, (taken, plan.hands_over), (served, scratch), zygote)?;
     let cgroup = instance.cgroup.standing(instance.pid.0);
     let seen = Seen {
         plugin: entry.subject().id(),
@@ -222,7 +202,9 @@ pub(crate) fn confine(
     };
     let report = Arc::new(verify::verify(&seen));
     entry.set_report(&report);
-    instance.family.may_start(report.stands(Layer::EmptyRoot) && procfs::shows_children());
+    // Of another process than the helper there is nothing to be had where the helper itself had to hand over.
+    let may_look = procfs::shows_children() && !plan.hands_over;
+    instance.family.may_start(report.stands(Layer::EmptyRoot) && may_look);
     if let Some(layer) = report.first_lacking() {
         let was_unloaded = entry.subject().state() != PluginState::Loading || instance.is_gone();
         if !was_unloaded {
@@ -249,13 +231,92 @@ pub(crate) fn confine(
     Ok(Confined { instance, report })
 }
 
+/// A helper that has put up its layers and says how they stand.
+struct Reported {
+    instance: Arc<Instance>,
+    plan: HelperPlan,
+    report: Box<HelperReport>,
+}
+
+/// What the broker needs of a helper. If it was not to be had, why; without a word where the helper has no listener, and has
+/// noted why itself.
+type BrokerNeeds = Result<Taken, Option<String>>;
+
+/// A helper that has reported, and its listener and memory. The first that the host may not take these of is ended: the next,
+/// and all that follow, hand them over.
+fn reported(
+    entry: &Arc<Entry>,
+    runtime: &Arc<Runtime>,
+    zygote: &Arc<Zygote>,
+    limits: &ResourceLimits,
+    began: Instant,
+) -> Result<(Reported, BrokerNeeds), PluginSandboxError> {
+    let next = || -> Result<(Reported, Option<Receiver>), PluginSandboxError> {
+        let (instance, plan, socket) = spawn(entry, runtime, zygote, limits, began)?;
+        Ok((report_of(entry, instance, plan, limits.load_timeout, began)?, socket))
+    };
+    let (helper, socket) = next()?;
+    if socket.is_some() || helper.report.listener < 0 {
+        return Ok(handed_over(helper, socket, zygote));
+    }
+    match hand_over::take(&helper.instance, helper.report.listener) {
+        Ok(taken) => return Ok((helper, Ok(taken))),
+        Err(not_taken) if !not_taken.is_for_good => return Ok((helper, Err(Some(not_taken.why)))),
+        Err(not_taken) => zygote.must_hand_over(not_taken.why),
+    }
+    let second = next();
+    // When the other is the plugin's, so that the end of this one is nobody's.
+    end(&helper.instance);
+    let (helper, socket) = second?;
+    Ok(handed_over(helper, socket, zygote))
+}
+
+/// What came over the socket, if there is one.
+fn handed_over(helper: Reported, socket: Option<Receiver>, zygote: &Zygote) -> (Reported, BrokerNeeds) {
+    let Some(socket) = socket.filter(|_| helper.report.listener >= 0) else { return (helper, Err(None)) };
+    let came = socket.receive(helper.instance.pid, &helper.report.failures);
+    let came = came.map_err(|why| {
+        let refused = zygote.hands_over().unwrap_or_default();
+        Some(format!("{refused}; and it was not handed over: {why}"))
+    });
+    (helper, came)
+}
+
+fn report_of(
+    entry: &Arc<Entry>,
+    instance: Arc<Instance>,
+    plan: HelperPlan,
+    timeout: Duration,
+    began: Instant,
+) -> Result<Reported, PluginSandboxError> {
+    let order = ToHelper::Confine(Box::new(plan.clone()));
+    let answer = instance.transact_since(Some(&order), Expect::Report, Operation::Load, timeout, began);
+    let report = match answer {
+        Ok(Reply::Report(report)) => report,
+        Ok(_) => {
+            return Err(ended(
+                entry.subject().id(),
+                Cause::Protocol { field: "kind", what: "another reply".to_owned() },
+            ));
+        }
+        Err(cause) => return Err(ended(entry.subject().id(), cause)),
+    };
+    if report.wire_version != WIRE_VERSION {
+        end(&instance);
+        let what =
+            format!("the helper program speaks version {}, this host {WIRE_VERSION}", report.wire_version);
+        return Err(ended(entry.subject().id(), Cause::Protocol { field: "report: wire version", what }));
+    }
+    Ok(Reported { instance, plan, report })
+}
+
 fn spawn(
     entry: &Arc<Entry>,
     runtime: &Arc<Runtime>,
     zygote: &Arc<Zygote>,
     limits: &ResourceLimits,
     began: Instant,
-) -> Result<(Arc<Instance>, HelperPlan), PluginSandboxError> {
+) -> Result<(Arc<Instance>, HelperPlan, Option<Receiver>), PluginSandboxError> {
     let id = runtime.next_helper();
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(PluginSandboxError::io("making a helper's pipes"));
     let ((their_input, input), (output, their_output), (printed, their_printed)) =
@@ -268,7 +329,11 @@ fn spawn(
     let mut cgroup = runtime.core.groups.make(limits, &sabotage);
     let doors =
         cgroup.doors().map_err(|source| PluginSandboxError::Io { what: "opening a cgroup", source })?;
-    let ends = [their_input, their_output, their_printed];
+    let (receiver, socket) = match zygote.hands_over() {
+        Some(_) => Receiver::new().map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
+        None => (None, None),
+    };
+    let ends = ([their_input, their_output, their_printed], socket);
     let spawned = zygote.spawn(id, ends, doors, sabotage.ends_before(1), began + limits.load_timeout);
     let Spawned { pidfd, not_in_cgroup } = match spawned {
         Ok(spawned) => spawned,
@@ -316,6 +381,7 @@ fn spawn(
             rlimits::plan_at_start(limits, counts_alone)
         },
         max_message_bytes: limits.max_message_bytes,
+        hands_over: receiver.is_some(),
         sabotage,
     };
     let instance = Arc::new(Instance::new(Parts {
@@ -335,7 +401,7 @@ fn spawn(
     zygote.enter(id, &instance);
     entry.set_instance(&instance)?;
     runtime.core.reactor.watch(&instance, output, printed)?;
-    Ok((instance, plan))
+    Ok((instance, plan, receiver))
 }
 
 /// Where the broker looks for files: the tree itself where the zygote could make no copies of it.
@@ -350,49 +416,36 @@ fn trees(zygote: &Zygote) -> Result<Arc<Trees>, PluginSandboxError> {
     Ok(Arc::new(Trees { read: root()?, write: root()?, execute: None, source: None }))
 }
 
-/// Takes the listener, and opens the helper's memory while the kernel still lets the host. If not both worked, why; without a
-/// word where the helper has no listener to take, and has noted why itself.
-fn take_broker(
+/// From now on the broker has what it needs to serve the helper; or why it has not.
+fn set_broker(
     instance: &Instance,
-    report: &HelperReport,
+    (needs, was_handed_over): (BrokerNeeds, bool),
     (served, scratch): (Served, Option<Scratch>),
     zygote: &Arc<Zygote>,
 ) -> Result<Result<(), Option<String>>, PluginSandboxError> {
-    if report.listener < 0 {
-        return Ok(Err(None));
-    }
-    let (trees, zygote) = (trees(zygote)?, Arc::clone(zygote));
-    let listener = instance
-        .descriptor(report.listener)
-        .map_err(|errno| format!("taking its listener: pidfd_getfd: {}", from_rustix(errno)));
-    let memory = open_memory(instance.pid).map_err(|error| {
-        format!("opening its memory: {}", Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
-    });
-    match listener.and_then(|listener| Ok((listener, memory?))) {
-        Ok((listener, memory)) => {
-            instance.set_brokered(Brokered {
-                listener,
-                memory,
-                served,
-                handles: Handles::default(),
-                under_way: UnderWay::default(),
-                network: Network::default(),
-                trees,
-                scratch,
-                folders: Folders::default(),
-                zygote,
-            });
-            Ok(Ok(()))
-        }
+    let (listener, memory) = match needs {
+        Ok(taken) => taken,
         Err(why) => {
-            tracing::warn!(plugin = %instance.subject.id(), why, "the broker cannot be had");
-            Ok(Err(Some(why)))
+            if let Some(why) = &why {
+                tracing::warn!(plugin = %instance.subject.id(), why, "the broker cannot be had");
+            }
+            return Ok(Err(why));
         }
-    }
-}
-
-fn open_memory(of: HostPid) -> std::io::Result<File> {
-    OpenOptions::new().read(true).write(true).open(format!("/proc/{}/mem", of.0))
+    };
+    instance.set_brokered(Brokered {
+        listener,
+        memory,
+        was_handed_over,
+        served,
+        handles: Handles::default(),
+        under_way: UnderWay::default(),
+        network: Network::default(),
+        trees: trees(zygote)?,
+        scratch,
+        folders: Folders::default(),
+        zygote: Arc::clone(zygote),
+    });
+    Ok(Ok(()))
 }
 
 fn refused(plugin: &PluginId, path: &Path, fault: LoadFault) -> PluginSandboxError {

@@ -15,6 +15,7 @@ mod figures;
 mod folding;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod hand_over;
 mod inspect;
 mod instance;
 pub(crate) mod library;

@@ -335,7 +335,11 @@ fn seccomp(seen: &Seen<'_>, status: &Status) -> Finding {
     };
     let evidence = format!(
         "Seccomp: {mode}, {filters} filters, listener {}{wait}",
-        if seen.broker.is_ok() { "taken" } else { "not had" }
+        match (seen.broker, seen.plan.hands_over) {
+            (Err(_), _) => "not had",
+            (Ok(()), false) => "taken",
+            (Ok(()), true) => "handed over",
+        }
     );
     // There may be more than ours, of a container's. One thread, so that none was left out.
     let stacked = filters.parse::<u32>().is_ok_and(|filters| filters >= LEAST_PROGRAMS);

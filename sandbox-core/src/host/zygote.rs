@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,8 @@ pub(crate) struct Zygote {
     pub(crate) shared_root: bool,
     pub(crate) trees: Option<Arc<Trees>>,
     pub(crate) host_is_root: bool,
+    /// Why its host may not take what the broker needs of a helper, once it has tried.
+    hands_over: OnceLock<String>,
     book: Mutex<Book>,
 }
 
@@ -132,11 +134,23 @@ impl Zygote {
         Ok((zygote, thread))
     }
 
-    /// Asks for a helper, which gets `ends`: input, output, and what it prints; in the groups behind `doors`.
+    /// Why helpers have to hand over what the host may not take of them; `None` where it takes it, or has not tried yet.
+    pub(crate) fn hands_over(&self) -> Option<&str> {
+        self.hands_over.get().map(String::as_str)
+    }
+
+    /// From now on they do.
+    pub(crate) fn must_hand_over(&self, why: String) {
+        tracing::info!(why, "helpers hand over what this host may not take");
+        let _ = self.hands_over.set(why);
+    }
+
+    /// Asks for a helper, which gets `ends`: input, output, and what it prints, and its end of the socket over which it hands
+    /// over; in the groups behind `doors`.
     pub(crate) fn spawn(
         &self,
         id: HelperId,
-        ends: [OwnedFd; 3],
+        (ends, hand_over): ([OwnedFd; 3], Option<OwnedFd>),
         doors: Doors,
         is_killed: bool,
         deadline: Instant,
@@ -149,9 +163,10 @@ impl Zygote {
             }
             book.spawning.insert(id, done);
         }
-        let request = ToZygote::Spawn { id, into_cgroup: doors.unified.is_some(), is_killed };
-        let descriptors: Vec<_> =
-            ends.iter().chain(&doors.unified).chain(&doors.legacy).map(AsFd::as_fd).collect();
+        let (hands_over, into_cgroup) = (hand_over.is_some(), doors.unified.is_some());
+        let request = ToZygote::Spawn { id, hands_over, into_cgroup, is_killed };
+        let descriptors = ends.iter().chain(&hand_over).chain(&doors.unified).chain(&doors.legacy);
+        let descriptors: Vec<_> = descriptors.map(AsFd::as_fd).collect();
         packets::send(self.socket.as_fd(), &request, &descriptors).map_err(failed("asking for a helper"))?;
         let spawned = spawned.recv_deadline(deadline);
         self.book().spawning.remove(&id);
@@ -408,7 +423,8 @@ fn greet(ours: OwnedFd, sabotage: Sabotage) -> Result<(Zygote, OwnedFd), PluginS
     let host_is_root = rustix::process::geteuid().is_root();
     let book = Mutex::default();
     tracing::debug!(?launch, shared_root, "the zygote is ready, pidfd {}", pidfd.as_raw_fd());
-    Ok((Zygote { socket: ours, launch, failures, shared_root, trees, host_is_root, book }, pidfd))
+    let hands_over = OnceLock::new();
+    Ok((Zygote { socket: ours, launch, failures, shared_root, trees, host_is_root, hands_over, book }, pidfd))
 }
 
 fn receive(socket: &OwnedFd, what: &'static str) -> Result<(FromZygote, Vec<OwnedFd>), PluginSandboxError> {

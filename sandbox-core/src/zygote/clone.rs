@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::shared::errno::from_rustix;
 use crate::shared::sys::clone::{Cloned, clone_into_cgroup, clone_to_exec};
 use crate::shared::sys::inherited;
+use crate::shared::wire::hand_over::HAND_OVER_FD;
 use crate::shared::wire::role::Role;
 
 /// Where the helper finds the namespace with the empty root.
@@ -26,11 +27,13 @@ pub(crate) struct Mold {
     pub(crate) is_killed: bool,
 }
 
-/// A helper's ends of its pipes, and the groups of version 1 that it joins.
+/// A helper's ends of its pipes and its socket, and the groups of version 1 that it joins.
 pub(crate) struct Ends {
     pub(crate) input: OwnedFd,
     pub(crate) output: OwnedFd,
     pub(crate) printed: OwnedFd,
+    /// Where it hands over what the host may not take.
+    pub(crate) hand_over: Option<OwnedFd>,
     pub(crate) tasks: Vec<OwnedFd>,
 }
 
@@ -81,7 +84,11 @@ fn become_helper(
         [(null, 0), (printed, 1), (printed, 2), (ends.input.as_fd(), 3), (ends.output.as_fd(), 4)]
             .into_iter();
     let placed = places.all(|(file, number)| inherited::place(file, number).is_ok())
-        && namespace.is_none_or(|namespace| inherited::place(namespace, ROOT_FD).is_ok());
+        && namespace.is_none_or(|namespace| inherited::place(namespace, ROOT_FD).is_ok())
+        && ends
+            .hand_over
+            .as_ref()
+            .is_none_or(|socket| inherited::place(socket.as_fd(), HAND_OVER_FD).is_ok());
     // The zygote blocks SIGCHLD, and a mask outlives an exec.
     if placed && SigSet::empty().thread_set_mask().is_ok() {
         inherited::exec(image, [c"plugin-helper", Role::Helper.mark(), c""]);

@@ -21,6 +21,7 @@ use crate::shared::notes::Notes;
 use crate::shared::policy::Sabotage;
 use crate::shared::sys::{inherited, signals};
 use crate::shared::wire::WIRE_VERSION;
+use crate::shared::wire::hand_over::HAND_OVER_FD;
 use crate::shared::wire::packets;
 use crate::shared::wire::report::{Call, Step};
 use crate::shared::wire::zygote::{FromZygote, HelperId, Task, TaskId, ToZygote};
@@ -57,11 +58,12 @@ fn prepare(socket: BorrowedFd<'_>, sabotage: &Sabotage) -> Result<(Mold, Worksho
     nix::unistd::chdir("/")?;
     // What is made for a helper is for another user; helpers have their own.
     let _ = rustix::process::umask(Mode::empty());
-    // 3, 4 and 5 are where a helper's own descriptors go: held here, so that none to be moved there stands in the way.
+    // 3 to 6 are where a helper's own descriptors go: held here, so that none to be moved there stands in the way.
     let open = |path: &str, flags| {
         rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).map_err(from_rustix)
     };
-    let held: Vec<OwnedFd> = (3..=5).map(|_| open("/dev/null", OFlags::RDONLY)).collect::<Result<_, _>>()?;
+    let held: Vec<OwnedFd> =
+        (3..=HAND_OVER_FD).map(|_| open("/dev/null", OFlags::RDONLY)).collect::<Result<_, _>>()?;
     let image = open("/proc/self/exe", OFlags::PATH)?;
     std::mem::forget(held);
 
@@ -138,9 +140,9 @@ fn serve(socket: BorrowedFd<'_>, mold: &mut Mold, workshop: &Workshop, children:
         }
         let Ok(Some((order, given))) = packets::receive::<ToZygote>(socket) else { return };
         let sent = match order {
-            ToZygote::Spawn { id, into_cgroup, is_killed } => {
+            ToZygote::Spawn { id, hands_over, into_cgroup, is_killed } => {
                 mold.is_killed = is_killed;
-                spawn(socket, mold, &mut living, id, into_cgroup, given)
+                spawn(socket, mold, &mut living, id, (hands_over, into_cgroup), given)
             }
             ToZygote::Do { id, task: Task::Sweep } => {
                 if orphans::end_all(&living) {
@@ -170,21 +172,24 @@ fn spawn(
     mold: &mut Mold,
     living: &mut reap::Living,
     id: HelperId,
-    into_cgroup: bool,
+    (hands_over, into_cgroup): (bool, bool),
     mut ends: Vec<OwnedFd>,
 ) -> Result<(), Errno> {
     let mut rest = ends.split_off(ends.len().min(3)).into_iter();
+    let hand_over = if hands_over { rest.next() } else { None };
     let cgroup = if into_cgroup { rest.next() } else { None };
     let Ok([input, output, printed]) = <[OwnedFd; 3]>::try_from(ends) else {
         return packets::send(socket, &FromZygote::SpawnFailed { id, errno: libc::EMFILE }, &[]);
     };
-    let ends = Ends { input, output, printed, tasks: rest.collect() };
+    let ends = Ends { input, output, printed, hand_over, tasks: rest.collect() };
     let (mut cloned, mut cgroup_errno) = (clone::helper(mold, &ends, cgroup.as_ref()), None);
     if let (Err(errno), Some(_)) = (&cloned, cgroup) {
         // It may be this zygote that may not: the host is told, and decides whether it goes on without.
         cgroup_errno = Some(*errno as i32);
         cloned = clone::helper(mold, &ends, None);
     }
+    // Before the host hears of it: that nobody has the socket any more is how it knows that no more can come.
+    drop(ends);
     match cloned {
         Ok((pid, pidfd)) => {
             living.insert(pid, id);

@@ -10,9 +10,11 @@ use crate::shared::notes::Notes;
 use crate::shared::plan::HelperPlan;
 use crate::shared::plan::namespaces::{RootPlan, SHOWN_ID, UserPlan};
 use crate::shared::sys::inherited;
+use crate::shared::wire::hand_over::HAND_OVER_FD;
 use crate::shared::wire::report::{Call, Step};
 
-const FIRST_UNUSED: u32 = 5;
+const ROOT: u32 = 5;
+const HAND_OVER: u32 = HAND_OVER_FD.cast_unsigned();
 
 /// Cuts what ties the helper to whoever started it.
 pub(crate) fn detach(plan: &HelperPlan, notes: &mut Notes) {
@@ -22,8 +24,11 @@ pub(crate) fn detach(plan: &HelperPlan, notes: &mut Notes) {
     notes.tried(Step::Detach, Call::Subreaper, itself);
     notes.tried(Step::Detach, Call::Chdir, rustix::process::chdir("/"));
     let _ = rustix::process::umask(Mode::from_raw_mode(0o077));
-    // Number 5 is the namespace with the empty root, closed as soon as it is entered.
-    inherited::close_from(FIRST_UNUSED + u32::from(plan.root == RootPlan::Shared));
+    // Number 5 is the namespace with the empty root, closed as soon as it is entered; 6 the socket of what is handed over.
+    if plan.root != RootPlan::Shared {
+        inherited::close_between(ROOT, ROOT);
+    }
+    inherited::close_from(HAND_OVER + u32::from(plan.hands_over));
     if plan.user == UserPlan::Own {
         own_user_namespace(notes);
     }

@@ -61,8 +61,8 @@ pub(crate) fn read_u64(memory: &File, address: u64) -> Result<u64, Errno> {
 /// Writes `bytes` to `address` of the thread `tid`, which waits for it: process_vm_writev(2).
 ///
 /// Not through `/proc/PID/mem`, which writes where the process itself may not: a plugin could have its own code written.
-/// Where the host may not trace the helper, as an ordinary user without user namespaces, there is no other way than that
-/// file, and the filter alone keeps code from being written.
+/// Where the host may not trace the helper, as an ordinary user without user namespaces or in a container, there is no other
+/// way than that file, and the filter alone keeps code from being written.
 pub(crate) fn write(memory: &File, tid: i32, address: u64, bytes: &[u8]) -> Result<(), Errno> {
     let base = usize::try_from(address).map_err(|_| Errno::EFAULT)?;
     let place = [RemoteIoVec { base, len: bytes.len() }];

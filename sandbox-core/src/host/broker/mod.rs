@@ -50,6 +50,8 @@ pub(crate) struct Brokered {
     pub(crate) listener: OwnedFd,
     /// The helper's memory, opened while the host might: it stays this process's, whatever its number becomes.
     pub(crate) memory: File,
+    /// Whether the helper had to hand both over: then the host may have no descriptor of its, and nothing of what it starts.
+    pub(crate) was_handed_over: bool,
     pub(crate) served: Served,
     /// Whom its sockets reach.
     pub(crate) network: Network,

@@ -17,6 +17,8 @@ use crate::shared::errno::from_rustix;
 
 const PERMISSION: &str = "process";
 const NO_EMPTY_ROOT: &str = "programs are started only where the helper's root is empty";
+const NO_MEMORY: &str = "the kernel does not let this host read the memory of what a plugin starts, so that no call of a program's \
+                         could be judged";
 
 /// What fork(3), vfork(3) and posix_spawn(3) ask of clone(2), in glibc and musl.
 const SHAPES: [i32; 3] = [
@@ -66,7 +68,11 @@ impl Request<'_> {
             return refuse(Errno::EPERM, "not granted");
         }
         if !self.instance.family.can_start() {
-            return refuse(Errno::EPERM, NO_EMPTY_ROOT);
+            let has_empty_root = self.brokered.zygote.launch.namespaces;
+            return match self.brokered.was_handed_over && has_empty_root {
+                true => refuse(Errno::EACCES, NO_MEMORY),
+                false => refuse(Errno::EPERM, NO_EMPTY_ROOT),
+            };
         }
         let (limits, first) = (subject.limits(), !self.instance.family.has_started());
         if !self.instance.family.start(self.instance.pid, self.notification.tid, limits.max_processes) {

@@ -75,6 +75,10 @@ impl Deref for Memory<'_> {
     }
 }
 
+/// Why a call by descriptor is refused where the host cannot look what the descriptor is of.
+const NO_COPIES: &str =
+    "the kernel does not let this host have copies of a plugin's descriptors (pidfd_getfd)";
+
 /// One notified call of one helper, or of what it has started.
 pub(super) struct Request<'a> {
     pub(super) instance: &'a Arc<Instance>,
@@ -264,6 +268,19 @@ impl Request<'_> {
         };
         let copy = copy.map_err(from_rustix)?;
         if self.still_waits() { Ok(copy) } else { Err(Errno::EINTR) }
+    }
+
+    /// The same, for a call about files: where the host may have no copies, a refusal that says so.
+    pub(super) fn file_descriptor(&self, number: RawFd, permission: &'static str) -> Result<OwnedFd, Errno> {
+        self.descriptor(number).map_err(|errno| match errno {
+            Errno::EPERM | Errno::ENOSYS => {
+                let object = number.to_string();
+                let attempt = Attempt { permission, action: "by-descriptor", object: object.as_bytes() };
+                self.event(attempt, None, false, NO_COPIES);
+                Errno::EACCES
+            }
+            errno => errno,
+        })
     }
 
     /// Answers with a descriptor at once, for who must see it done before going on.

@@ -26,5 +26,7 @@ pub(crate) struct HelperPlan {
     pub(crate) ids: Option<caps::Ids>,
     pub(crate) rlimits: Vec<rlimits::Rlimit>,
     pub(crate) max_message_bytes: u64,
+    /// Whether it hands its listener and its memory over, to a host that may not take them.
+    pub(crate) hands_over: bool,
     pub(crate) sabotage: Sabotage,
 }

@@ -1,6 +1,6 @@
-//! clone(2): the two processes that we make without letting the standard library do it.
+//! clone(2): the processes that we make without letting the standard library do it.
 //!
-//! Runs in the launcher (the zygote) and in the zygote (the helpers), both of one thread.
+//! Runs in the launcher (the zygote), in the zygote (the helpers), and in a helper (its courier), each of one thread.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -59,6 +59,21 @@ pub(crate) fn clone_into_cgroup(cgroup: BorrowedFd<'_>) -> Result<Cloned, Errno>
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             Ok(Cloned::Parent { pid: i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?, pidfd })
         }
+    }
+}
+
+/// A child that shares this process's descriptors, those that are still to come too, and nothing else; its id here. It has the
+/// filters that this process has by now, and none that comes later. clone(2) with CLONE_FILES.
+///
+/// The caller must have one thread, as for [`clone_sibling`]. The child must end by `exit_at_once`: what it drops it closes for
+/// both.
+pub(crate) fn clone_sharing_descriptors() -> Result<Option<i32>, Errno> {
+    let flags = u64::from((libc::CLONE_FILES | libc::SIGCHLD).cast_unsigned());
+    // SAFETY: integers only; a null stack means "as this one", of which the child has a copy, as of all memory.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0usize, 0usize, 0usize, 0usize) };
+    match Errno::result(pid)? {
+        0 => Ok(None),
+        pid => Ok(Some(i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?)),
     }
 }
 

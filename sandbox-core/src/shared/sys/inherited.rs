@@ -53,9 +53,14 @@ pub(crate) fn exec(image: BorrowedFd<'_>, arguments: [&CStr; 3]) -> Errno {
 
 /// Closes every descriptor from `first` on. For a process that has just been execed and owns none of them yet.
 pub(crate) fn close_from(first: u32) {
-    // SAFETY: integers only; by the caller's promise no `OwnedFd` of this process stands at or above `first`, so none is
+    close_between(first, u32::MAX);
+}
+
+/// The same, up to `last`.
+pub(crate) fn close_between(first: u32, last: u32) {
+    // SAFETY: integers only; by the caller's promise no `OwnedFd` of this process stands from `first` to `last`, so none is
     // closed behind its owner's back. Linux 5.9.
-    unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
 }
 
 /// Ends this process at once: no destructors, no exit handlers.

@@ -16,7 +16,7 @@ use crate::shared::errno::from_rustix;
 use crate::shared::wire::zygote::MAX_PACKET_BYTES;
 
 /// The most descriptors that come with one packet.
-const MAX_DESCRIPTORS: usize = 6;
+const MAX_DESCRIPTORS: usize = 7;
 
 /// Sends one message, with descriptors.
 pub(crate) fn send<M: Serialize>(

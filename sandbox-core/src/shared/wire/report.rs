@@ -81,6 +81,7 @@ calls! { Setsid = "setsid", Subreaper = "prctl(PR_SET_CHILD_SUBREAPER)", Chdir =
     LandlockCreate = "landlock_create_ruleset", LandlockAddRule = "landlock_add_rule", LandlockRestrict = "landlock_restrict_self", Seccomp = "seccomp",
     OpenTree = "open_tree", MountSetattr = "mount_setattr", Sethostname = "sethostname",
     MountPrivate = "mount(MS_PRIVATE)", Sigaction = "sigaction(SIGSYS)",
+    OwnMemory = "open /proc/self/mem", Eventfd = "eventfd", Clone = "clone", Waitid = "waitid", Sendmsg = "sendmsg",
 }
 
 /// A call that failed on the way.

@@ -21,10 +21,10 @@ pub(crate) struct HelperId(pub(crate) u32);
 pub(crate) enum ToZygote {
     /// The first packet: what a process that was started by accident could not know.
     Hello { wire_version: u32, sabotage: Sabotage },
-    /// Clone a helper. Comes with three descriptors, its input, its output, and what it prints; then, if `into_cgroup`, the
-    /// cgroup to clone it into; and then `tasks` of each group of version 1 that it joins. `is_killed`: a test's, which
-    /// ends before it is execed.
-    Spawn { id: HelperId, into_cgroup: bool, is_killed: bool },
+    /// Clone a helper. Comes with three descriptors, its input, its output, and what it prints; then, if `hands_over`, its
+    /// end of the socket over which it does; then, if `into_cgroup`, the cgroup to clone it into; and then `tasks` of each
+    /// group of version 1 that it joins. `is_killed`: a test's, which ends before it is execed.
+    Spawn { id: HelperId, hands_over: bool, into_cgroup: bool, is_killed: bool },
     /// Do what needs the zygote's rights.
     Do { id: TaskId, task: Task },
 }

@@ -160,7 +160,7 @@ impl Request<'_> {
 
     /// Where the folder is of which the caller holds this descriptor.
     pub(super) fn folder(&self, number: i32) -> Result<PathBuf, Errno> {
-        let held = fstat(self.descriptor(number)?).map_err(from_rustix)?;
+        let held = fstat(self.file_descriptor(number, "file-read")?).map_err(from_rustix)?;
         if FileType::from_raw_mode(held.st_mode) != FileType::Directory {
             return Err(Errno::ENOTDIR);
         }

@@ -37,7 +37,7 @@ impl Request<'_> {
 
     /// Does `change` to what the caller holds this descriptor of.
     fn change_held(&self, number: i32, change: impl FnOnce(&Named) -> Answer) -> Result<Answer, Errno> {
-        let held = self.descriptor(number)?;
+        let held = self.file_descriptor(number, "file-write")?;
         let served = self.brokered.handles.view().and_then(|view| Some((view, view.number_of(&held)?)));
         let Some((view, file)) = served else { return Ok(change(&self.name_of(number, &held)?)) };
         let answer = change(&self.name_of(number, &view.behind(file)?)?);

@@ -264,7 +264,8 @@ impl Request<'_> {
     /// The refusal where no call on a socket could be judged.
     fn cannot_copy_descriptors(&self, call: Call<'_>) -> Option<Answer> {
         // Every helper has its channel; EBADF of one that has closed it says as much.
-        let copies = || !matches!(self.instance.descriptor(0), Err(rustix::io::Errno::PERM));
+        let copy = || self.instance.descriptor(0).map_err(from_rustix);
+        let copies = || !matches!(copy(), Err(Errno::EPERM | Errno::ENOSYS));
         let rule = "the kernel does not let this host have copies of a plugin's descriptors (pidfd_getfd), so that no \
                     call on a socket could be judged";
         let reachable = *self.brokered.network.reachable.get_or_init(copies);
