@@ -408,7 +408,11 @@ fn greet(ours: OwnedFd, sabotage: Sabotage) -> Result<(Zygote, OwnedFd), PluginS
         _ => return Err(failed("the launcher said something else")(Errno::EPROTO)),
     };
     let pidfd = pidfd.ok_or_else(|| failed("receiving its pidfd")(Errno::EMFILE))?;
-    packets::send(ours.as_fd(), &hello, &[]).map_err(failed("greeting it"))?;
+    match packets::send(ours.as_fd(), &hello, &[]) {
+        // Of one that has ended already it is said below.
+        Ok(()) | Err(Errno::EPIPE) => {}
+        Err(errno) => return Err(failed("greeting it")(errno)),
+    }
     let (ready, descriptors) = receive(&ours, "it ended before it was ready")?;
     let FromZygote::Ready { failures, shared_root, trees } = ready else {
         return Err(failed("it said something else")(Errno::EPROTO));
