@@ -160,8 +160,8 @@ mod tests {
             (b"SSH-2.0", Exit::Usage, "half a line"),
             (b"SSH-2.0\r\n", Exit::Usage, "does not answer as a monitor"),
             (b"{\"v\":9,\"answer\":\"other\"}\n", Exit::Usage, "version 9"),
-            (b"{\"v\":1,\"answer\":\"done\",\"message\":\"\"}\n", Exit::Usage, "another answer"),
-            (b"{\"v\":1,\"answer\":\"failed\",\"message\":\"8 others\"}\n", Exit::Plugin, "8 others"),
+            (b"{\"v\":2,\"answer\":\"done\",\"message\":\"\"}\n", Exit::Usage, "another answer"),
+            (b"{\"v\":2,\"answer\":\"failed\",\"message\":\"8 others\"}\n", Exit::Plugin, "8 others"),
         ] {
             let failure = answered(bytes);
             let text = failure.chain.join(": ");

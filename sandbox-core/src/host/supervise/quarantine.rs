@@ -114,7 +114,8 @@ struct Book {
 /// The file is JSON of mode 600, replaced as a whole, so that no host ever reads half of one. Any number of hosts may use the
 /// same; `FILE.lock` beside it keeps them apart. No permission reaches either for a plugin of this process. A file that is
 /// broken, or that others may write to or take away, is an error, and nothing is loaded under it. A crash that cannot be written down, such
-/// as on a full disk, counts in this process, and is written with the next change that can be.
+/// as on a full disk, counts in this process, and is written at the next load or crash at which it can be, or when the
+/// store is dropped.
 ///
 /// ```
 /// use sandbox_core::{PluginPolicy, PluginSandboxManager, QuarantineStore, RestartPolicy};
@@ -186,7 +187,7 @@ impl QuarantineStore {
         let file = StoreFile::open(path.as_ref())?;
         file.check_folder()?;
         file.protect();
-        let store = Self { inner: Arc::new(Inner { file: Some(file), ..Inner::default() }) };
+        let store = Self { inner: Arc::new(Inner::of(Some(file))) };
         store.list()?;
         Ok(store)
     }
@@ -254,24 +255,14 @@ impl QuarantineStore {
         };
         let _changing = lock(&self.inner.changing);
         match &self.inner.file {
-            Some(file) => self.change(file, forget),
+            Some(file) => self.inner.change(file, forget),
             None => Ok(forget(&mut lock(&self.inner.book))),
         }
     }
 
-    /// Changes the file, and writes down with it what could not be written before. For whoever holds `changing`.
-    fn change<T>(&self, file: &StoreFile, change: impl FnOnce(&mut Book) -> T) -> Result<T, QuarantineError> {
-        let held = lock(&self.inner.book).clone();
-        let changed = file.change(|book| {
-            book.merge(&held);
-            change(book)
-        })?;
-        *lock(&self.inner.book) = Book::default();
-        Ok(changed)
-    }
-
     /// What is known of a library that is quarantined.
     pub(crate) fn find(&self, digest: &LibraryDigest) -> Result<Option<QuarantineRecord>, QuarantineError> {
+        self.inner.settle();
         let is_it = |library: &&QuarantineRecord| library.digest == *digest && library.since.is_some();
         if let Some(held) = lock(&self.inner.book).libraries.iter().find(is_it) {
             return Ok(Some(held.clone()));
@@ -293,7 +284,7 @@ impl QuarantineStore {
         let _changing = lock(&self.inner.changing);
         let add = |book: &mut Book| book.add(digest, path, &crash, most, window);
         let Some(file) = &self.inner.file else { return add(&mut lock(&self.inner.book)) };
-        match self.change(file, add) {
+        match self.inner.change(file, add) {
             Ok(record) => return record,
             Err(error) => {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
@@ -310,6 +301,40 @@ impl QuarantineStore {
             own.since = own.since.or(quarantined.as_ref().and_then(|record| record.since));
         }
         quarantined
+    }
+}
+
+impl Inner {
+    fn of(file: Option<StoreFile>) -> Self {
+        Self { file, book: Mutex::default(), changing: Mutex::default() }
+    }
+
+    /// Changes the file, and writes down with it what could not be written before. For whoever holds `changing`.
+    fn change<T>(&self, file: &StoreFile, change: impl FnOnce(&mut Book) -> T) -> Result<T, QuarantineError> {
+        let held = lock(&self.book).clone();
+        let changed = file.change(|book| {
+            book.merge(&held);
+            change(book)
+        })?;
+        *lock(&self.book) = Book::default();
+        Ok(changed)
+    }
+
+    /// Writes down what could not be written before, if there is any, and if it can be by now.
+    fn settle(&self) {
+        let Some(file) = self.file.as_ref().filter(|_| !lock(&self.book).libraries.is_empty()) else {
+            return;
+        };
+        let _changing = lock(&self.changing);
+        if let Err(error) = self.change(file, |_| ()) {
+            tracing::debug!(%error, "crashes still count in this process only");
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.settle();
     }
 }
 
@@ -512,12 +537,17 @@ impl StoreFile {
             file.write_all(b"\n")?;
             file.sync_all()?;
             rustix::fs::renameat(&self.folder, &next, &self.folder, &self.name)?;
-            rustix::fs::fsync(&self.folder)?;
             io::Result::Ok(())
         })();
         if written.is_err() {
             // On a full disk it would take what room there is.
             let _ = rustix::fs::unlinkat(&self.folder, &next, rustix::fs::AtFlags::empty());
+        }
+        if written.is_ok()
+            && let Err(errno) = rustix::fs::fsync(&self.folder)
+        {
+            // It stands in its place all the same: whoever reads it reads this.
+            tracing::warn!(%errno, path = %self.path.display(), "a change of the quarantine file may not outlive the machine");
         }
         self.protect();
         written.map_err(self.failed("replacing it"))
@@ -579,6 +609,27 @@ mod tests {
     }
 
     #[test]
+    fn a_crash_that_could_not_be_written_is_by_the_next_load_or_when_the_store_goes() {
+        for by_a_load in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("q.json");
+            let store = QuarantineStore::open(&path).unwrap();
+            // No file can be made under this name.
+            let in_the_way = folder.path().join("q.json.tmp");
+            std::fs::create_dir(&in_the_way).unwrap();
+            let known: Vec<bool> = (0..3).map(|at| record(&store, 1, at).is_some()).collect();
+            assert_eq!(known, [false, false, true]);
+            std::fs::remove_dir(&in_the_way).unwrap();
+            if by_a_load {
+                assert!(store.find(&digest(2)).unwrap().is_none());
+                assert!(QuarantineStore::open(&path).unwrap().find(&digest(1)).unwrap().is_some());
+            }
+            drop(store);
+            assert!(QuarantineStore::open(&path).unwrap().find(&digest(1)).unwrap().is_some());
+        }
+    }
+
+    #[test]
     fn only_so_many_crashes_within_the_window_of_one_library_quarantine_it() {
         let folder = tempfile::tempdir().unwrap();
         for store in
@@ -635,9 +686,7 @@ mod tests {
             let error = QuarantineStore::open(at(name)).unwrap_err();
             assert!(matches!(error, QuarantineError::Unusable { .. }), "{name}: {error}");
             assert!(error.help().unwrap().contains("--all"));
-            let store = QuarantineStore {
-                inner: Arc::new(Inner { file: StoreFile::open(&at(name)).ok(), ..Inner::default() }),
-            };
+            let store = QuarantineStore { inner: Arc::new(Inner::of(StoreFile::open(&at(name)).ok())) };
             store.find(&digest(1)).expect_err("fails closed");
             store.clear_all().unwrap();
             QuarantineStore::open(at(name)).unwrap();
