@@ -5,6 +5,7 @@
 //! descriptors, waits for the listener's number, sends it, and ends. Nothing of it is left when the report is written.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -35,6 +36,9 @@ pub(super) fn memory(notes: &mut Notes) -> Option<OwnedFd> {
     notes.tried(Step::Detach, Call::Sendmsg, sent)?;
     Some(socket)
 }
+
+/// How often the courier tries to send, a millisecond apart: the host's deadline for a load comes first.
+const MOST_TRIES: u32 = 10_000;
 
 /// A child that waits for the listener.
 pub(super) struct Courier {
@@ -99,5 +103,16 @@ fn carry(socket: BorrowedFd<'_>, number: BorrowedFd<'_>, maker: rustix::process:
     rustix::io::read(number, &mut bytes).map_err(from_rustix)?;
     let Ok(number) = i32::try_from(u64::from_ne_bytes(bytes)) else { return Ok(()) };
     let listener = std::mem::ManuallyDrop::new(inherited::take(number)?);
-    packets::send(socket, &HandedOver::Listener, &[listener.as_fd()])
+    // What is under way between all of a user's processes counts against this limit of each: ETOOMANYREFS, unix(7). It is this
+    // process's own.
+    let most = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: most.maximum, ..most }).map_err(from_rustix)?;
+    // Whoever loads beside this has some under way too, each for a moment.
+    for _ in 0..MOST_TRIES {
+        match packets::send(socket, &HandedOver::Listener, &[listener.as_fd()]) {
+            Err(Errno::ETOOMANYREFS) => std::thread::sleep(Duration::from_millis(1)),
+            sent => return sent,
+        }
+    }
+    Err(Errno::ETOOMANYREFS)
 }

@@ -1,7 +1,7 @@
 //! How the host comes by a helper's listener and memory: it takes both or, where it may not, the helper hands them over.
 //!
 //! Runs in the host, on the thread that loads. Owns that nothing is believed of what comes over the socket: two packets with one
-//! descriptor each, of the very things that were promised, and nobody left who could send another. Never waits for a helper.
+//! descriptor each, of the very things that were promised, and nobody left who could send another. Waits for no helper.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -18,6 +18,9 @@ use crate::shared::errno::from_rustix;
 use crate::shared::wire::hand_over::HandedOver;
 use crate::shared::wire::packets;
 use crate::shared::wire::report::{Call, Failure};
+
+/// How long a process that the application has forked may take to its exec: until then it has copies of all descriptors.
+const CLOSED_WITHIN: u16 = 1000;
 
 /// A helper's listener, and its memory.
 pub(super) type Taken = (OwnedFd, File);
@@ -81,7 +84,7 @@ impl Receiver {
         }
         // Neither the helper, nor who shared its descriptors, nor the zygote.
         let mut end = [PollFd::new(self.0.as_fd(), PollFlags::empty())];
-        let polled = poll(&mut end, PollTimeout::ZERO);
+        let polled = poll(&mut end, PollTimeout::from(CLOSED_WITHIN));
         let is_closed =
             end.iter().all(|end| end.revents().is_some_and(|end| end.contains(PollFlags::POLLHUP)));
         if polled.is_err() || !is_closed {
@@ -220,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_helper_that_keeps_its_socket_is_not_waited_for() {
+    fn a_helper_that_keeps_its_socket_is_waited_for_no_longer_than_a_fork_takes() {
         let (receiver, theirs) = Receiver::new().expect("a socket");
         let why = receiver.receive(own(), &[]).expect_err("more could come");
         assert!(why.contains("still holds its socket"), "{why}");

@@ -187,6 +187,13 @@ pub(crate) fn confine(
         },
     };
     let broker = set_broker(&instance, (taken, plan.hands_over), (served, scratch), zygote)?;
+    if plan.hands_over
+        && let Err(error) = instance.cgroup.bound_without_courier(&limits)
+    {
+        end(&instance);
+        let (plugin, why) = (entry.subject().id().clone(), format!("its cgroup: {error}"));
+        return Err(PluginSandboxError::LimitNotHeld { plugin, limit: "max_threads", why });
+    }
     let cgroup = instance.cgroup.standing(instance.pid.0);
     let seen = Seen {
         plugin: entry.subject().id(),
@@ -366,7 +373,7 @@ fn spawn(
         root = RootPlan::None;
     }
     let counts_alone = zygote.host_is_root || user == UserPlan::Own;
-    cgroup.bound(limits, counts_alone);
+    cgroup.bound(limits, counts_alone, receiver.is_some());
     // Spread by process, so that two hosts of one machine seldom share one.
     let number = id.0.wrapping_add(std::process::id().wrapping_mul(97));
     let plan = HelperPlan {

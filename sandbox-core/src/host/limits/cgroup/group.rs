@@ -83,18 +83,24 @@ impl Group {
 
     /// Sets the limits for the first time: while the helper starts, which takes longer. None of the plugin's code runs before
     /// the host has read them back. `counts_alone`: whether an rlimit counts this helper's threads and no others.
-    pub(crate) fn bound(&mut self, limits: &ResourceLimits, counts_alone: bool) {
+    /// `with_courier`: whether it has a child that has ended by then, for which there must be room.
+    pub(crate) fn bound(&mut self, limits: &ResourceLimits, counts_alone: bool, with_courier: bool) {
         self.counts_threads = !counts_alone;
         let failed = |error: io::Error| error.to_string();
         if self.memory.is_ok() {
             self.memory = self.set_memory(limits.max_memory_mb).and_then(|()| self.bound_swap());
         }
         if self.pids.is_ok() {
-            self.pids = self.set_tasks(limits).map_err(failed);
+            self.pids = self.set_tasks(limits, if with_courier { 2 } else { 1 }).map_err(failed);
         }
         if self.cpu.is_ok() {
             self.cpu = self.set_cpu(limits.max_cpu_percent).map_err(failed);
         }
+    }
+
+    /// The courier has ended, and its room goes with it.
+    pub(crate) fn bound_without_courier(&self, limits: &ResourceLimits) -> io::Result<()> {
+        if self.pids.is_ok() { self.set_tasks(limits, 1) } else { Ok(()) }
     }
 
     /// Sets the limit, of a running helper too.
@@ -130,11 +136,12 @@ impl Group {
     }
 
     /// Sets how many threads and processes there may be together.
-    pub(crate) fn set_tasks(&self, limits: &ResourceLimits) -> io::Result<()> {
+    fn set_tasks(&self, limits: &ResourceLimits, least: u64) -> io::Result<()> {
         let processes = if self.counts_threads { Some(0) } else { limits.max_processes };
         let most = limits.max_threads.zip(processes);
         // As RLIMIT_NPROC counts them: all that runs.
-        let most = most.map(|(threads, processes)| threads.saturating_add(processes).saturating_add(1));
+        let most =
+            most.map(|(threads, processes)| threads.saturating_add(processes).saturating_add(1).max(least));
         let text = most.map_or_else(|| "max".to_owned(), |most| most.to_string());
         self.write("pids.max", &text)
     }
@@ -162,7 +169,7 @@ impl Group {
         let text = |error: io::Error| error.to_string();
         let changes = [
             self.memory.is_ok().then(|| self.set_memory(limits.max_memory_mb)),
-            self.pids.is_ok().then(|| self.set_tasks(limits).map_err(text)),
+            self.pids.is_ok().then(|| self.set_tasks(limits, 1).map_err(text)),
             self.has_cpu().then(|| self.set_cpu(limits.max_cpu_percent).map_err(text)),
         ];
         for error in changes.into_iter().flatten().filter_map(Result::err) {
