@@ -141,8 +141,9 @@ Examples:
 Each row is tried in the sandbox, with nothing granted and with the most that
 must not open it, and by the same code where nothing confines it, in a child
 with small limits. What is not shown held, but the control did not do here what
-the attempt must not: only root may, or this kernel does not have it. Nothing
-of it changes the machine.
+the attempt must not: only root may, this kernel does not have it, or a filter
+around this host, as a container's, refuses it. Nothing of it changes the
+machine.
 
 The probes are plugins: libprobe.so, libprobe_constructor.so,
 libprobe_life.so, libprobe_modules.so.

@@ -67,7 +67,7 @@ fn group_of_rows(arguments: &[String]) -> Vec<u8> {
         for row in table().into_iter().filter(|row| row.group == group) {
             match stage.judge(&row).verdict {
                 Verdict::Held => {}
-                Verdict::NotShown(why @ (Unshown::NeedsRoot | Unshown::NoSuchCall)) => {
+                Verdict::NotShown(why @ (Unshown::NeedsRoot | Unshown::NoSuchCall | Unshown::Filtered)) => {
                     told.push_str(&format!("not shown: {}: {why}\n", row.name));
                 }
                 Verdict::NotShown(why) => wrong.push(format!("{}: not shown: {why}", row.name)),

@@ -41,7 +41,11 @@ pub(crate) struct Suite {
 }
 
 /// Why a control may show nothing, in the words of `plugin-host prove`.
-const EXPLAINED: [&str; 2] = ["only root may do this outside", "this kernel does not have this"];
+const EXPLAINED: [&str; 3] = [
+    "only root may do this outside",
+    "this kernel does not have this",
+    "a filter around this host refuses it outside too",
+];
 
 impl Suite {
     /// Why rows did not hold, or were not shown, a line each.
