@@ -22,6 +22,7 @@ pub const PARTS: &[(&str, Part)] = &[
     ("hands over", hands_over),
     ("hands over without threads", without_threads),
     ("cannot hand over", cannot_hand_over),
+    ("many hand over", many_hand_over),
 ];
 
 /// What a kernel refuses that lets nobody trace, and no filter do it either.
@@ -53,6 +54,11 @@ fn a_plugin_that_may_start_no_thread_is_handed_over_too() {
 #[test]
 fn what_cannot_be_handed_over_is_a_layer_that_is_missing() {
     println!("{}", String::from_utf8_lossy(&child::run("cannot hand over", &[])));
+}
+
+#[test]
+fn many_plugins_are_handed_over_at_once() {
+    child::run("many hand over", &[]);
 }
 
 fn hands_over(_: &[String]) -> Vec<u8> {
@@ -176,4 +182,22 @@ fn cannot_hand_over(_: &[String]) -> Vec<u8> {
     drop(plugin);
     before.assert_nothing_left();
     text.into_bytes()
+}
+
+/// Descriptors that are under way count against each of a user's processes, and helpers may hold few.
+fn many_hand_over(_: &[String]) -> Vec<u8> {
+    const AT_ONCE: usize = 24;
+    refuse_here(&TRACING);
+    let limits = ResourceLimits::default().call_timeout(PATIENCE).load_timeout(PATIENCE).max_file_handles(0);
+    let together = std::sync::Barrier::new(AT_ONCE);
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            let (together, policy) = (&together, PluginPolicy::new().limits(limits.clone()));
+            scope.spawn(move || {
+                together.wait();
+                assert!(active("probe", policy, library("probe"), ()).attempt("echo", "").got_it());
+            });
+        }
+    });
+    Vec::new()
 }
