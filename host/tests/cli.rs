@@ -414,12 +414,36 @@ fn an_audit_log_is_listed_filtered_and_summed_up() {
     assert_eq!(denied.lines().count(), 3, "{denied}");
     assert!(denied.lines().all(|line| line.contains("probe") && line.contains("denied")), "{denied}");
     assert_eq!(list(&["--denied", "--grep", "else"]).lines().count(), 2);
-    assert_eq!(list(&["--plugin", "other"]), "");
     assert!(list(&[]).contains("loaded -> unloaded"));
     assert!(list(&["--summary"]).contains("open /nowhere/else (2)"), "{}", list(&["--summary"]));
     let object = object(&program(&["audit", &log, "--json", "--permission", "file-read", "--since", "1h"]));
     assert_eq!((&object["matched"], &object["left_out"]), (&3.into(), &0.into()));
     assert_eq!(object["records"][1]["object"], "/nowhere/else");
+}
+
+#[test]
+fn a_name_that_no_record_has_is_said_to_match_none() {
+    let top = tempfile::tempdir().expect("a folder");
+    let log = top.path().join("log");
+    let lines = [
+        r#"{"v":1,"time":"2026-01-01T00:00:00Z","plugin":"a","kind":"ended","cause":"it was unloaded"}"#,
+        r#"{"v":1,"time":"2026-01-05T00:00:00Z","kind":"lost","count":3,"why":"full"}"#,
+    ];
+    fs::write(&log, lines.join("\n")).expect("a file");
+    let log = log.display().to_string();
+    for (options, said) in [
+        (&["--permission", "file-reed"][..], "no record matches (0 of 2)\n"),
+        (&["--plugin", "other"], "no record matches (0 of 2)\n"),
+        (&["--plugin", "other", "--suggest"], "no record matches (0 of 2)\n"),
+        (&["--plugin", "a"], ""),
+        (&["--denied"], ""),
+    ] {
+        let output = program(&[&["audit", &log], options].concat());
+        exits(&output, 0);
+        assert_eq!(stderr(&output), said, "{options:?}");
+    }
+    let object = object(&program(&["audit", &log, "--plugin", "other", "--json"]));
+    assert_eq!(object["matched"], 1, "the gap");
 }
 
 #[test]

@@ -44,6 +44,8 @@ const MOST_ROTATED: u32 = 99;
 struct Seen {
     lines: u64,
     matched: u64,
+    /// Whether one was meant for what it tells, and not as a gap, which is always shown.
+    found: bool,
     broken: u64,
     /// File and fault of the first broken lines.
     first_broken: Vec<(PathBuf, String)>,
@@ -97,6 +99,10 @@ pub(crate) fn execute(args: &AuditArgs) -> Result<(), Failure> {
         out.flush().map_err(|error| Failure::of_stdout(&error))?;
     }
     seen.tell();
+    // A name that is misspelt finds nothing either.
+    if !seen.found && (!args.plugins.is_empty() || !args.permissions.is_empty()) {
+        note(&format!("no record matches (0 of {})", seen.lines));
+    }
     Ok(())
 }
 
@@ -154,6 +160,7 @@ fn read(
                     seen.lines = seen.lines.saturating_add(1);
                     if filter.means(&record) {
                         seen.matched = seen.matched.saturating_add(1);
+                        seen.found |= !filter::is_gap(&record.event);
                         each(&record)?;
                     }
                 }

@@ -27,7 +27,7 @@ impl<'a> Filter<'a> {
         if !in_time {
             return false;
         }
-        if matches!(record.event, AuditEvent::Dropped { .. } | AuditEvent::Lost { .. }) {
+        if is_gap(&record.event) {
             return true;
         }
         let plugin = record.plugin.as_deref();
@@ -46,6 +46,11 @@ impl<'a> Filter<'a> {
         }
         args.grep.as_deref().is_none_or(|text| list::what(&record.event).contains(text))
     }
+}
+
+/// Whether it says that something is missing in the log.
+pub(super) fn is_gap(event: &AuditEvent) -> bool {
+    matches!(event, AuditEvent::Dropped { .. } | AuditEvent::Lost { .. })
 }
 
 /// The name of the permission that an event is about.
