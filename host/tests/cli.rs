@@ -447,6 +447,18 @@ fn a_name_that_no_record_has_is_said_to_match_none() {
 }
 
 #[test]
+fn what_nothing_can_be_suggested_for_is_not_said_to_need_nothing() {
+    let top = tempfile::tempdir().expect("a folder");
+    let log = top.path().join("log");
+    audited(&log, &[], &["/dev/full".into(), "/dev/full".into()]);
+    let output = program(&["audit", &log.display().to_string(), "--suggest"]);
+    exits(&output, 0);
+    let text = stdout(&output);
+    assert!(text.starts_with("nothing can be suggested for probe; 2 attempts remain, see below\n"), "{text}");
+    assert!(text.contains("file-read open /dev/full (2 times): no grant reaches"), "{text}");
+}
+
+#[test]
 fn a_broken_line_is_named_and_the_rest_of_a_log_is_read() {
     let top = tempfile::tempdir().expect("a folder");
     let log = top.path().join("log");

@@ -45,7 +45,10 @@ pub(in crate::commands) fn text(look: Look, suggestions: &[GrantSuggestion], mis
 
 fn one(look: Look, suggestion: &GrantSuggestion) -> String {
     let plugin = look.bold(&escape::line(&suggestion.plugin));
-    let mut text = if suggestion.permissions.is_empty() {
+    let left = suggestion.not_suggested.iter().fold(0_u64, |left, not| left.saturating_add(not.count));
+    let mut text = if suggestion.permissions.is_empty() && left > 0 {
+        format!("nothing can be suggested for {plugin}; {left} attempts remain, see below\n")
+    } else if suggestion.permissions.is_empty() {
         format!("{plugin} needs no grant\n")
     } else {
         // Quoting fails for a NUL only, which no scope has.
