@@ -787,6 +787,24 @@ fn with_json_a_row_tells_what_was_tried_what_came_of_it_and_what_the_control_did
 }
 
 #[test]
+fn what_a_control_reads_of_the_users_is_told_by_its_length_only() {
+    const SECRET: &str = "a-token-that-nobody-else-is-to-see";
+    probe();
+    for format in [&[][..], &["--json"]] {
+        let output = Command::new(PROGRAM)
+            .args(["prove", "--group", "information", "--row", "reads its environment"])
+            .args(format)
+            .env("TOKEN", SECRET.repeat(2))
+            .stdin(Stdio::null())
+            .output()
+            .expect("the program starts");
+        exits(&output, 0);
+        let text = stdout(&output);
+        assert!(text.contains(" bytes") && !text.contains(&SECRET[..8]), "{text}");
+    }
+}
+
+#[test]
 fn what_there_is_no_row_for_or_no_probe_is_exit_code_2() {
     let output = prove(&["--row", "does as it is told"]);
     exits(&output, 2);

@@ -6,16 +6,18 @@
 //!
 //! Keys of its JSON object: `kernel`, `user`, `layers` as in `doctor`, `rows`: `group`, `name`, `held_by`, `expected`,
 //! `inside`: `granted` and `outcome`; `control`, `verdict` (`held`, `not-held`, `not-shown`), `took_ms`, `why`; `groups`: `name`, `held`,
-//! `not_held`, `not_shown`; `left_behind`; `held`, `not_held`, `not_shown`.
+//! `not_held`, `not_shown`; `left_behind`; `held`, `not_held`, `not_shown`. Of an answer of more than 40 bytes only the length is
+//! shown, here as in the text.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use comfy_table::{Cell, Color};
+use containment::answer::without_long_answers;
 use containment::inventory::Inventory;
 use containment::libraries::missing_in;
-use containment::run::NoStage;
+use containment::run::{NoStage, Unshown};
 use containment::{Group, Judged, Rig, Row, Stage, Verdict, table};
 use sandbox_core::{Diagnosis, LayerPolicy};
 use serde_json::{Value, json};
@@ -113,7 +115,7 @@ fn attempts(rig: &Rig, rows: Vec<Row>) -> Result<Vec<Tried>, Failure> {
                 // Whether somebody sees it does not matter.
                 let _ = write!(io::stderr().lock(), "\r\x1b[K{}/{all} {}: {}", at + 1, row.group, row.name);
             }
-            let judged = stage.judge(&row);
+            let judged = fit_to_show(stage.judge(&row));
             (row, judged)
         })
         .collect();
@@ -121,6 +123,22 @@ fn attempts(rig: &Rig, rows: Vec<Row>) -> Result<Vec<Tried>, Failure> {
         let _ = write!(io::stderr().lock(), "\r\x1b[K");
     }
     Ok(tried)
+}
+
+/// The same, with no more than the length of what is long: people paste this into reports, and a control reads what is theirs.
+fn fit_to_show(mut judged: Judged) -> Judged {
+    /// Enough for what rows expect and compare.
+    const MOST_BYTES: usize = 40;
+    let inside = judged.inside.iter_mut().map(|(_, outcome)| outcome);
+    let why = match &mut judged.verdict {
+        Verdict::NotHeld(why) => why.as_mut_slice(),
+        Verdict::NotShown(Unshown::Otherwise(why)) => std::slice::from_mut(why),
+        _ => &mut [],
+    };
+    for text in inside.chain([&mut judged.control]).chain(why) {
+        *text = without_long_answers(text, MOST_BYTES);
+    }
+    judged
 }
 
 /// How many held, did not, and were not shown.
