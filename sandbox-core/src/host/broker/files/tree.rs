@@ -168,7 +168,7 @@ impl Tree<'_> {
     /// The same, step by step: where links and steps back are on the way, or where it leads nowhere. A path, or a link of the
     /// plugin's own making, must not tell by whether it leads somewhere what is where the plugin may not look.
     fn walk(&self, path: &Path, walk: Walk) -> Result<OwnedFd, Lost> {
-        let nowhere = |errno| Lost { errno, place: None };
+        let nowhere = Lost::nowhere;
         let root = || find_plain(self.root, Path::new("/")).map_err(nowhere);
         let mut current = root()?;
         let mut as_folder = path.as_os_str().as_bytes().ends_with(b"/");
@@ -184,13 +184,13 @@ impl Tree<'_> {
                     if climbs > MOST_CLIMBS || !(seen || resolved_path(&current).is_some_and(above)) {
                         return Err(nowhere(Errno::EACCES));
                     }
-                    let lost = |errno| Lost { errno, place: resolved_path(&current) };
+                    let lost = |errno| Lost::new(errno, resolved_path(&current));
                     current = step(&current, OsStr::new("..")).map_err(lost)?;
                     continue;
                 }
                 Part::Name(name) => name,
             };
-            let lost = |errno| Lost { errno, place: resolved_path(&current).map(|at| at.join(&name)) };
+            let lost = |errno| Lost::new(errno, resolved_path(&current).map(|at| at.join(&name)));
             let found = step(&current, &name).map_err(lost)?;
             let stat = fstat(&found).map_err(|errno| lost(from_rustix(errno)))?;
             let follow = !left.is_empty() || walk.follow || as_folder;
@@ -203,7 +203,7 @@ impl Tree<'_> {
                 return Err(lost(Errno::ELOOP));
             }
             // The kernel's own links lead where no text says.
-            ordinary(&found, &stat).map_err(|_| nowhere(Errno::EACCES))?;
+            ordinary(&found, &stat).map_err(|why| Lost { closed: Some(why), ..nowhere(Errno::EACCES) })?;
             let target = rustix::fs::readlinkat(&found, "", Vec::new());
             let target = target.map_err(|errno| lost(from_rustix(errno)))?;
             let target = Path::new(OsStr::from_bytes(target.as_bytes()));
@@ -222,7 +222,7 @@ impl Tree<'_> {
             Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
         };
         if as_folder && !is_folder()? {
-            return Err(Lost { errno: Errno::ENOTDIR, place: resolved_path(&current) });
+            return Err(Lost::new(Errno::ENOTDIR, resolved_path(&current)));
         }
         Ok(current)
     }
@@ -438,7 +438,9 @@ impl Tree<'_> {
 
     /// The errno of a path that leads nowhere: the true one only where the plugin may look, which is where it got lost.
     fn not_found(&self, lost: Lost, right: Right) -> Refused {
-        let Some(place) = lost.place else { return Refused::new(Errno::EACCES, None, "not granted") };
+        let Some(place) = lost.place else {
+            return Refused::new(Errno::EACCES, None, lost.closed.unwrap_or("not granted"));
+        };
         match self.rule_for(&place, right) {
             _ if self.is_protected(&place, None, false) => Refused::new(Errno::EACCES, None, protected::RULE),
             Ok(rule) => Refused::failed(lost.errno, Some(&place), rule),
@@ -532,6 +534,19 @@ pub(in super::super) struct Lost {
     pub(in super::super) errno: Errno,
     /// The first place on the way at which there is nothing, or nothing that leads on.
     pub(in super::super) place: Option<PathBuf>,
+    /// What stands on the way that no grant opens, in words.
+    closed: Option<&'static str>,
+}
+
+impl Lost {
+    fn new(errno: Errno, place: Option<PathBuf>) -> Self {
+        Self { errno, place, closed: None }
+    }
+
+    /// Nowhere that can be told.
+    pub(in super::super) fn nowhere(errno: Errno) -> Self {
+        Self::new(errno, None)
+    }
 }
 
 /// A part of a path.
@@ -692,6 +707,27 @@ mod tests {
             "what it may see is climbed"
         );
         assert_eq!(judged(&inside, &inside.join(["deep/.."; 33].join("/")).join("a")), Err(Errno::EACCES));
+    }
+
+    #[test]
+    fn where_everything_is_granted_what_no_grant_reaches_is_refused_for_that() {
+        let root = host_root();
+        let mut grants = Grants::default();
+        grants.grant(PERMISSION_FILE_READ, None);
+        let tree = Tree {
+            root: root.as_fd(),
+            grants: &grants,
+            links: &Links::default(),
+            asks: false,
+            learns: false,
+            scratch: false,
+        };
+        // The first is behind a link of the kernel's own.
+        for path in ["/proc/self/status", "/proc/version", "/dev/null"] {
+            let refused = tree.judge(&Named::absolute(path.into()), Right::Read).err().unwrap();
+            assert_eq!(refused.errno, Errno::EACCES, "{path}");
+            assert!(refused.rule.starts_with("no grant reaches "), "{path}: {}", refused.rule);
+        }
     }
 
     #[test]

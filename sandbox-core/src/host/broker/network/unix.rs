@@ -78,7 +78,7 @@ impl Request<'_> {
         let (found, resolved) = match self.find_unix(asked) {
             Ok((found, resolved)) => (Ok(found), resolved),
             // Only who may look there is told why nothing is found.
-            Err(Lost { errno, place: Some(place) }) => {
+            Err(Lost { errno, place: Some(place), .. }) => {
                 (Err(errno), if asked.starts_with(&place) { asked.to_owned() } else { place })
             }
             Err(Lost { place: None, .. }) => {
@@ -119,7 +119,7 @@ impl Request<'_> {
 
     /// A handle of what `path` leads to, and where that is.
     fn find_unix(&self, path: &Path) -> Result<(OwnedFd, PathBuf), Lost> {
-        let nothing = || Lost { errno: Errno::ENOENT, place: None };
+        let nothing = || Lost::nowhere(Errno::ENOENT);
         if !path.is_absolute() {
             return Err(nothing());
         }
