@@ -909,6 +909,8 @@ fn unloaded_all_the_same() -> Wrong {
 /// The cause for which an operation did not come to its end.
 fn ended(result: Result<(), PluginSandboxError>, operation: Operation) -> Result<Cause, Wrong> {
     match result {
+        // Also of a helper that was never the plugin's: then nothing but this error tells of it.
+        Err(error) if lost_with_zygote(&error) => Err(failed("not an end of its own")(error)),
         Err(PluginSandboxError::Ended { cause, operation: of, .. }) => {
             want!(of == operation, "ended during {of}: {cause}");
             Ok(cause)
