@@ -6,9 +6,11 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags};
 
 use crate::guest;
 use crate::jobs::Ran;
@@ -165,22 +167,18 @@ pub(crate) fn boot(
         .stderr(Stdio::null())
         .spawn()
         .context("starting qemu")?;
-    let deadline = Instant::now() + timeout;
-    let ended = loop {
-        if let Some(status) = machine.try_wait()? {
-            break Some(status);
-        }
-        if Instant::now() > deadline {
-            machine.kill()?;
-            machine.wait()?;
-            break None;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    };
+    let ended = rustix::process::pidfd_open(Pid::from_child(&machine), PidfdFlags::empty())?;
+    let timeout_spec = Timespec::try_from(timeout)?;
+    let has_ended = poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&timeout_spec));
+    if !matches!(has_ended, Ok(1..)) {
+        machine.kill()?;
+    }
+    let status = machine.wait()?;
+    let has_ended = has_ended.context("waiting for qemu")?;
     let said = fs::read_to_string(&console).unwrap_or_default();
     let tail: Vec<&str> = said.lines().rev().take(15).collect();
     let tail: String = tail.into_iter().rev().flat_map(|line| [line, "\n"]).collect();
-    let status = ended.with_context(|| format!("{} s were not enough for it\n{tail}", timeout.as_secs()))?;
+    ensure!(has_ended > 0, "{} s were not enough for it\n{tail}", timeout.as_secs());
     ensure!(status.success(), "qemu: {status}\n{tail}");
     let results = fs::read_to_string(&results).unwrap_or_default();
     let ran: Vec<Ran> =

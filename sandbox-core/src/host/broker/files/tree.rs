@@ -642,12 +642,11 @@ mod tests {
         rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap()
     }
 
-    /// The verdict on `path` under one grant of `scope`.
-    fn judged(scope: &Path, path: &Path) -> Result<PathBuf, Errno> {
+    /// The verdict on `path` under one grant, whose scope really is at `real`.
+    fn judged_under(grant: PluginPermission, real: Option<Scope>, path: &Path) -> Result<Judged, Refused> {
         let root = host_root();
-        let real = Scope::path(scope.canonicalize().unwrap()).ok();
         let mut grants = Grants::default();
-        grants.grant(PERMISSION_FILE_READ.scoped_to_path(scope).unwrap(), real);
+        grants.grant(grant, real);
         let named = Named::absolute(path.as_os_str().as_bytes().to_vec());
         let tree = Tree {
             root: root.as_fd(),
@@ -657,7 +656,13 @@ mod tests {
             learns: false,
             scratch: false,
         };
-        let verdict = tree.judge(&named, Right::Read);
+        tree.judge(&named, Right::Read)
+    }
+
+    /// The same under one of `scope`.
+    fn judged(scope: &Path, path: &Path) -> Result<PathBuf, Errno> {
+        let real = Scope::path(scope.canonicalize().unwrap()).ok();
+        let verdict = judged_under(PERMISSION_FILE_READ.scoped_to_path(scope).unwrap(), real, path);
         verdict.map(|judged| judged.resolved).map_err(|refused| refused.errno)
     }
 
@@ -711,20 +716,9 @@ mod tests {
 
     #[test]
     fn where_everything_is_granted_what_no_grant_reaches_is_refused_for_that() {
-        let root = host_root();
-        let mut grants = Grants::default();
-        grants.grant(PERMISSION_FILE_READ, None);
-        let tree = Tree {
-            root: root.as_fd(),
-            grants: &grants,
-            links: &Links::default(),
-            asks: false,
-            learns: false,
-            scratch: false,
-        };
         // The first is behind a link of the kernel's own.
         for path in ["/proc/self/status", "/proc/version", "/dev/null"] {
-            let refused = tree.judge(&Named::absolute(path.into()), Right::Read).err().unwrap();
+            let refused = judged_under(PERMISSION_FILE_READ, None, Path::new(path)).err().unwrap();
             assert_eq!(refused.errno, Errno::EACCES, "{path}");
             assert!(refused.rule.starts_with("no grant reaches "), "{path}: {}", refused.rule);
         }
